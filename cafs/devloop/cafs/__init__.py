@@ -1,0 +1,1 @@
+"""Content-addressed files: digests, trees, the blob store. Knows neither network nor screen."""
