@@ -46,21 +46,17 @@ class _OnBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnBusy.ValueTy
     """reply `busy`, change nothing"""
     ON_BUSY_WAIT: _OnBusy.ValueType  # 1
     """until they have ended"""
-    ON_BUSY_STOP: _OnBusy.ValueType  # 2
-    """stop them first"""
-    ON_BUSY_UNDER: _OnBusy.ValueType  # 3
+    ON_BUSY_UNDER: _OnBusy.ValueType  # 2
     """change the files under them (run.on_save = "signal")"""
 
 class OnBusy(_OnBusy, metaclass=_OnBusyEnumTypeWrapper):
-    """What happens when live runs are pinned to another tree."""
+    """What happens when other live runs are pinned to another tree."""
 
 ON_BUSY_FAIL: OnBusy.ValueType  # 0
 """reply `busy`, change nothing"""
 ON_BUSY_WAIT: OnBusy.ValueType  # 1
 """until they have ended"""
-ON_BUSY_STOP: OnBusy.ValueType  # 2
-"""stop them first"""
-ON_BUSY_UNDER: OnBusy.ValueType  # 3
+ON_BUSY_UNDER: OnBusy.ValueType  # 2
 """change the files under them (run.on_save = "signal")"""
 Global___OnBusy: _TypeAlias = OnBusy  # noqa: Y015
 
@@ -373,6 +369,7 @@ class LargeBlobPart(_message.Message):
     SEGMENTS_FIELD_NUMBER: _builtins.int
     BEGIN_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    ABANDON_FIELD_NUMBER: _builtins.int
     digest: _builtins.bytes
     size_bytes: _builtins.int
     """of the whole blob"""
@@ -380,6 +377,8 @@ class LargeBlobPart(_message.Message):
     """digest of the blob that `copy` refers to; may be empty"""
     begin: _builtins.bool
     end: _builtins.bool
+    abandon: _builtins.bool
+    """instead of `end`: the source changed, drop what came"""
     @_builtins.property
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]:
         """in order; the segments of all parts together make the blob"""
@@ -393,10 +392,11 @@ class LargeBlobPart(_message.Message):
         segments: _abc.Iterable[Global___Segment] | None = ...,
         begin: _builtins.bool = ...,
         end: _builtins.bool = ...,
+        abandon: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "begin", b"begin", "digest", b"digest", "end", b"end", "segments", b"segments", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "base", b"base", "begin", b"begin", "digest", b"digest", "end", b"end", "segments", b"segments", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -569,12 +569,15 @@ class ApplyRequest(_message.Message):
     WORKSPACE_FIELD_NUMBER: _builtins.int
     TREE_FIELD_NUMBER: _builtins.int
     BLOBS_FIELD_NUMBER: _builtins.int
+    STOP_RUNS_FIELD_NUMBER: _builtins.int
     ON_BUSY_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
-    REASONS_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
     tree: _builtins.bytes
     """root digest of the target tree"""
     on_busy: Global___OnBusy.ValueType
+    repair: _builtins.bool
+    """Also bring back files of the tree that runs have deleted: a look at every file."""
     @_builtins.property
     def workspace(self) -> Global___Workspace: ...
     @_builtins.property
@@ -582,12 +585,12 @@ class ApplyRequest(_message.Message):
         """tree nodes and small files that the agent may lack"""
 
     @_builtins.property
-    def run(self) -> Global___RunSpec:
-        """start this when applied"""
+    def stop_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Runs of the caller's own to stop once everything is staged."""
 
     @_builtins.property
-    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """changed paths, for people"""
+    def run(self) -> Global___RunSpec:
+        """start this when applied"""
 
     def __init__(
         self,
@@ -595,13 +598,14 @@ class ApplyRequest(_message.Message):
         workspace: Global___Workspace | None = ...,
         tree: _builtins.bytes = ...,
         blobs: _abc.Iterable[Global___Blob] | None = ...,
+        stop_runs: _abc.Iterable[_builtins.int] | None = ...,
         on_busy: Global___OnBusy.ValueType = ...,
         run: Global___RunSpec | None = ...,
-        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        repair: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "on_busy", b"on_busy", "reasons", b"reasons", "run", b"run", "tree", b"tree", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "on_busy", b"on_busy", "repair", b"repair", "run", b"run", "stop_runs", b"stop_runs", "tree", b"tree", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -881,6 +885,7 @@ class RunSpec(_message.Message):
     LEASE_S_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     env_is_whole: _builtins.bool
     tty: _builtins.bool
     """a pseudo-terminal; stdout and stderr are then one stream"""
@@ -896,6 +901,8 @@ class RunSpec(_message.Message):
     """end the run when no client was attached for so long; 0 = never"""
     reason: _builtins.str
     """"train.py changed", "rerun", "exec" """
+    owner: _builtins.str
+    """the client session that asked for it"""
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
@@ -926,10 +933,11 @@ class RunSpec(_message.Message):
         lease_s: _builtins.float = ...,
         reason: _builtins.str = ...,
         outputs: _abc.Iterable[_builtins.str] | None = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "columns", b"columns", "env", b"env", "env_is_whole", b"env_is_whole", "lease_s", b"lease_s", "outputs", b"outputs", "preload", b"preload", "reason", b"reason", "rows", b"rows", "stdin", b"stdin", "stop_timeout_s", b"stop_timeout_s", "tty", b"tty", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "columns", b"columns", "env", b"env", "env_is_whole", b"env_is_whole", "lease_s", b"lease_s", "outputs", b"outputs", "owner", b"owner", "preload", b"preload", "reason", b"reason", "rows", b"rows", "stdin", b"stdin", "stop_timeout_s", b"stop_timeout_s", "tty", b"tty", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1106,6 +1114,8 @@ class AttachOpen(_message.Message):
     FOLLOW_FIELD_NUMBER: _builtins.int
     LOSSLESS_FIELD_NUMBER: _builtins.int
     HOLDS_LEASE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    WORKSPACE_NAME_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     run: _builtins.int
     """0: every run that starts from now on"""
@@ -1117,6 +1127,10 @@ class AttachOpen(_message.Message):
     """The reader needs every byte: the program is slowed rather than records dropped."""
     holds_lease: _builtins.bool
     """keeps the run alive (RunSpec.lease_s)"""
+    owner: _builtins.str
+    """with run 0: only runs of this owner; empty = all"""
+    workspace_name: _builtins.str
+    """with run 0: makes a workspace that is not there yet"""
     def __init__(
         self,
         *,
@@ -1126,10 +1140,12 @@ class AttachOpen(_message.Message):
         follow: _builtins.bool = ...,
         lossless: _builtins.bool = ...,
         holds_lease: _builtins.bool = ...,
+        owner: _builtins.str = ...,
+        workspace_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "from_record", b"from_record", "holds_lease", b"holds_lease", "lossless", b"lossless", "run", b"run", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "from_record", b"from_record", "holds_lease", b"holds_lease", "lossless", b"lossless", "owner", b"owner", "run", b"run", "workspace_id", b"workspace_id", "workspace_name", b"workspace_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,140 @@
+"""`devloop exec`: sync, run once, and exit as the command did."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from devloop.sync.model import OnBusy
+
+from .attached import StreamSink, attach_to_run, terminal_size
+from .common import (
+    config_of,
+    open_session,
+    run_spec,
+    say,
+    say_problems,
+    say_saved_aside,
+)
+from .errors import UsageError, report_error
+from .jsonlines import JsonSink, emit
+
+if TYPE_CHECKING:
+    import argparse
+
+    from devloop.sync.model import Run, RunSpec
+    from devloop.sync.push import Pushed
+    from devloop.sync.session import Session
+
+    from .config import Config
+
+__all__ = ["run"]
+
+
+def run(args: argparse.Namespace) -> int:
+    config = config_of(args, will_sync=True)
+    command = config.run.command
+    if not command:
+        raise UsageError(
+            "devloop exec: no command",
+            hint="devloop exec -- python train.py; or set run.command in devloop.toml",
+        )
+    return asyncio.run(_exec(args, config, command))
+
+
+async def _exec(args: argparse.Namespace, config: Config, command: tuple[str, ...]) -> int:
+    async with open_session(config) as session:
+        spec = _spec(args, config, command, session.owner)
+        if not args.quiet and session.last_scan is not None:
+            say_problems(session.last_scan.problems)
+        pushed = await _push(session, spec, quiet=args.quiet)
+        started = pushed.applied.run
+        assert started is not None, "an applied push with a spec has a run"
+        if not args.quiet:
+            say_saved_aside(pushed.applied.saved_aside)
+        if args.json:
+            emit(
+                "started",
+                run=started.number,
+                tree=started.tree.hex(),
+                start=started.start_kind,
+                files_sent=pushed.blobs_sent,
+                bytes_sent=pushed.bytes_sent,
+            )
+        if args.detach:
+            if not args.json:
+                sys.stdout.write(f"{started.number}\n")
+            return 0
+        ended = await attach_to_run(
+            session.client,
+            session.workspace.id,
+            started.number,
+            JsonSink() if args.json else StreamSink(),
+            stdin=spec.stdin,
+            is_tty=spec.tty,
+        )
+        await _pull(session, quiet=args.quiet)
+        return _report_end(ended, as_json=args.json)
+
+
+def _spec(
+    args: argparse.Namespace, config: Config, command: tuple[str, ...], owner: str
+) -> RunSpec:
+    spec = run_spec(config, command, warm=args.warm, reason="exec", owner=owner)
+    if args.detach:
+        return replace(spec, lease_s=0.0)
+    is_tty = args.tty
+    if is_tty is None:
+        is_tty = sys.stdin.isatty() and sys.stdout.isatty() and not args.json
+    elif is_tty and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "devloop exec -t: stdin and stdout are not both a terminal", hint="leave -t out"
+        )
+    rows, columns = terminal_size() if is_tty else (0, 0)
+    return replace(spec, stdin=True, tty=is_tty, rows=rows, columns=columns)
+
+
+async def _push(session: Session, spec: RunSpec, *, quiet: bool) -> Pushed:
+    pushed = await session.push(run=spec)
+    if not pushed.applied.busy:
+        return pushed
+    if not quiet:
+        runs = ", ".join(map(str, pushed.applied.busy))
+        say(
+            f"run {runs} uses another version of these files; waiting for its end "
+            f"(`devloop stop {pushed.applied.busy[0]}` ends it)"
+        )
+    return await session.push(run=spec, on_busy=OnBusy.WAIT)
+
+
+async def _pull(session: Session, *, quiet: bool) -> None:
+    result = await session.pull()
+    if not quiet:
+        for path in result.kept:
+            say(
+                f"{path.decode(errors='replace')} was there before and differs: kept; "
+                "move it away, then `devloop pull`"
+            )
+
+
+def _report_end(ended: Run, *, as_json: bool) -> int:
+    if as_json:
+        end = ended.end
+        emit(
+            "ended",
+            run=ended.number,
+            exit_code=end.exit_code,
+            signal=end.signal,
+            reason=end.reason,
+            wall_s=end.wall_s,
+            user_s=end.user_s,
+            system_s=end.system_s,
+            peak_memory_bytes=end.peak_memory_bytes,
+        )
+    elif ended.end.start_failed:
+        from devloop.cafs.errors import DevloopError
+
+        report_error(DevloopError(ended.end.reason, hint=ended.end.detail), sys.stderr)
+    return ended.end.status

@@ -1,0 +1,166 @@
+"""Line mode: what the loop tells, as lines. The runs' output on stdout, all talk on stderr.
+
+Also what screen readers, logs and CI get: no colour is needed to read it, and no line is redrawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, assert_never
+
+from devloop.sync.events import (
+    Connected,
+    FirstOutput,
+    Notice,
+    Paused,
+    Pulled,
+    Reconnecting,
+    RunFinished,
+    RunStarted,
+    Skipped,
+    Waiting,
+)
+from devloop.sync.model import LogRecord
+
+from .attached import StreamSink
+from .common import say, say_problems, say_saved_aside, shell_words
+from .words import duration, seconds, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from devloop.sync.events import Cycle, SessionEvent
+    from devloop.sync.loop import Loop
+    from devloop.sync.model import Run
+
+    from .config import Config
+
+__all__ = ["Plain", "describe_cycle", "describe_start"]
+
+RULE = "──"
+
+
+class Plain:
+    """Renders one loop's events."""
+
+    def __init__(self, loop: Loop, config: Config) -> None:
+        self._loop = loop
+        self._config = config
+        self._sink = StreamSink()
+        self._cycles: dict[int, Cycle] = {}
+        self._asked_to_leave = False
+
+    async def show(self) -> None:
+        """Until the loop ends."""
+        while (event := await self._loop.events.get()) is not None:
+            try:
+                await self._show(event)
+            except BrokenPipeError:
+                self._loop.leave()
+
+    async def _show(self, event: SessionEvent) -> None:
+        match event:
+            case LogRecord():
+                await self._sink.record(event)
+            case RunStarted():
+                self._cycles[event.run.number] = event.cycle
+                say_saved_aside(event.saved_aside)
+                self._rule(describe_start(event))
+                if event.run.start_note:
+                    say(f"cold start: {event.run.start_note}")
+            case FirstOutput(number, cycle):
+                self._cycles[number] = cycle
+            case RunFinished(run):
+                self._finished(run)
+            case Connected(facts):
+                words = shell_words([os.fsencode(word) for word in self._config.run.command])
+                say(f"watching {self._config.root}, running `{words}` on {facts.hostname}")
+            case Reconnecting(reason, delay_s):
+                say(f"{reason}; trying again in {delay_s:.1f} s")
+            case Waiting(runs):
+                numbers = ", ".join(map(str, runs))
+                say(f"run {numbers} uses another version of these files; waiting for its end")
+            case Skipped(problems):
+                say_problems(problems)
+            case Pulled():
+                self._pulled(event)
+            case Notice(text, hint):
+                say(text)
+                if hint:
+                    say(f"hint: {hint}")
+            case Paused(paused):
+                say("paused: saves are noted, nothing runs" if paused else "running on save again")
+            case _:
+                assert_never(event)
+
+    def _rule(self, words: str) -> None:
+        sys.stderr.write(f"{RULE} {words} {RULE}\n")
+        sys.stderr.flush()
+
+    def _finished(self, run: Run) -> None:
+        self._asked_to_leave = False
+        glyph = "✓" if run.end.status == 0 else "✗"
+        words = run.end.words
+        if run.end.reason and run.end.reason not in (f"exited {run.end.exit_code}",):
+            words += f" ({run.end.reason})"
+        took = duration(run.end.wall_s)
+        cycle = self._cycles.pop(run.number, None)
+        self._rule(f"run {run.number} {glyph} {words} · {took}{describe_cycle(cycle)}")
+        if run.end.start_failed and run.end.detail:
+            say(f"hint: {run.end.detail}")
+
+    def _pulled(self, pulled: Pulled) -> None:
+        if pulled.files:
+            say(f"pulled {pulled.files} outputs, {size(pulled.size_bytes)}")
+        for path in pulled.kept:
+            say(f"kept {os.fsdecode(path)}: it was there before, and differs; move it away")
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """The first Ctrl-C interrupts the run, the next one leaves."""
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGINT: self._interrupt,
+            signal.SIGTERM: self._loop.leave,
+            signal.SIGHUP: self._loop.leave,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        if self._asked_to_leave:
+            say("leaving")
+            self._loop.leave()
+            return
+        self._asked_to_leave = True
+        if self._loop.live_run is not None:
+            say(f"interrupting run {self._loop.live_run}; Ctrl-C again to leave")
+            self._loop.interrupt()
+        else:
+            say("Ctrl-C again to leave")
+
+
+def describe_start(event: RunStarted) -> str:
+    """ "run 14 · model.py changed · synced 3 files in 0.021 s"."""
+    parts = [f"run {event.run.number}", event.run.reason]
+    if event.files_sent:
+        files = "1 file" if event.files_sent == 1 else f"{event.files_sent} files"
+        parts.append(f"synced {files} in {seconds(event.cycle.total_s)}")
+    return " · ".join(part for part in parts if part)
+
+
+def describe_cycle(cycle: Cycle | None) -> str:
+    """ " · save→out 0.048 s (detect 6 ms, scan 1 ms, …)", or nothing without an output."""
+    if cycle is None or not cycle.output_s:
+        return ""
+    stages = ", ".join(f"{name} {1000 * spent:.1f}" for name, spent in cycle.stages() if spent)
+    return f" · save→out {seconds(cycle.total_s)} (ms: {stages})"

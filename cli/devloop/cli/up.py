@@ -1,0 +1,59 @@
+"""`devloop up`: watch, sync, and run again on each save."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+from devloop.sync.loop import Loop, LoopConfig
+from devloop.sync.plan import OnSave
+
+from .common import config_of, open_session, run_spec
+from .errors import UsageError
+from .plain import Plain
+
+if TYPE_CHECKING:
+    import argparse
+
+    from devloop.sync.model import RunSpec
+
+    from .config import Config
+
+__all__ = ["run"]
+
+
+def run(args: argparse.Namespace) -> int:
+    config = config_of(args, will_sync=True)
+    if not config.run.command:
+        raise UsageError(
+            "devloop up: no command",
+            hint="devloop up -- python train.py; or `devloop init` writes run.command",
+        )
+    return asyncio.run(_up(args, config))
+
+
+async def _up(args: argparse.Namespace, config: Config) -> int:
+    async with open_session(config) as session:
+
+        def spec(reason: str) -> RunSpec:
+            return run_spec(
+                config, config.run.command, warm=args.warm, reason=reason, owner=session.owner
+            )
+
+        loop = Loop(
+            session,
+            LoopConfig(
+                spec=spec,
+                on_save=OnSave(config.run.on_save),
+                save_signal=signal.Signals[config.run.save_signal],
+                debounce_s=config.watch.debounce_ms / 1000,
+                idle_timeout_s=config.agent.idle_timeout_s,
+            ),
+        )
+        front_end = Plain(loop, config)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(loop.run())
+            with front_end.signals():
+                await front_end.show()
+    return 0

@@ -1,0 +1,240 @@
+"""The agent: its projects, its store, and what it does for a client. Knows nothing of gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.gc import collect, reachable
+from devloop.cafs.store import DiskStore
+
+from .chunk_index import ChunkIndex
+from .metrics import Metrics
+from .runs import Runs
+from .spawn import Spawner
+from .tasks import Tasks
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from devloop.cafs.digest import Digest
+
+    from .runs import Run, RunSpec
+    from .workspace import Applied, Staged
+
+__all__ = ["Agent", "Applying", "OnBusy", "Project", "Timings"]
+
+logger = logging.getLogger(__name__)
+
+WORKSPACE_ID = re.compile(r"[a-z0-9-]{1,64}")
+STORE_LIMIT_BYTES = 50 << 30
+COLLECT_PERIOD_S = 600.0
+
+
+class InvalidRequest(DevloopError):
+    """A client asked for something that the protocol does not allow."""
+
+    hint = "client and agent may be of different versions: `devloop down`, then try again"
+
+
+class StillRunning(DevloopError):
+    """A run could not be ended, so that its files cannot be changed."""
+
+    hint = "end the process by hand; one in state D waits for a disk, a GPU or a network mount"
+
+
+class OnBusy(IntEnum):
+    """What to do when others' live runs are pinned to another tree; values as in the protocol."""
+
+    FAIL = 0
+    WAIT = 1
+    UNDER = 2
+
+
+@dataclass(slots=True)
+class Timings:
+    stage_ns: int = 0
+    stop_ns: int = 0
+    apply_ns: int = 0
+    start_ns: int = 0
+
+
+@dataclass(slots=True)
+class Applying:
+    """What came of an apply. With `missing` or `busy`, nothing was changed."""
+
+    missing: list[Digest] = field(default_factory=list)
+    busy: list[int] = field(default_factory=list)
+    applied: Applied | None = None
+    run: Run | None = None
+    timings: Timings = field(default_factory=Timings)
+
+
+class Project:
+    """A workspace with its runs. `lock` is held while files change or a run is started."""
+
+    def __init__(self, workspace: Workspace, runs: Runs) -> None:
+        self.workspace = workspace
+        self.runs = runs
+        self.lock = asyncio.Lock()
+        self.local_root: bytes | None = None
+
+
+class Agent:
+    """Everything one user's agent holds. Use as an async context manager."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.store = DiskStore(state_dir / "store")
+        self.chunks = ChunkIndex(self.store)
+        self.spawner = Spawner(state_dir / "zygotes")
+        self.metrics = Metrics(state_dir)
+        self.tasks = Tasks()
+        self._projects: dict[str, Project] = {}
+        self._workspaces_dir = state_dir / "workspaces"
+
+    async def __aenter__(self) -> Agent:
+        self._workspaces_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self.spawner.start_service()
+        for directory in self._workspaces_dir.iterdir():
+            if WORKSPACE_ID.fullmatch(directory.name):
+                self._open(directory.name, directory.name)
+        self.tasks.spawn(self._collect_garbage(), "garbage collection")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(
+            *(project.runs.stop_all(reason="the agent was ended") for project in self.projects())
+        )
+        await self.tasks.close()
+        await self.spawner.close()
+        self.store.close()
+
+    # -- projects
+
+    def projects(self) -> list[Project]:
+        return list(self._projects.values())
+
+    def project(self, workspace_id: str, name: str | None = None) -> Project:
+        """The project of that id; made when a `name` is given. Raises InvalidRequest."""
+        found = self._projects.get(workspace_id)
+        if found is None:
+            if not WORKSPACE_ID.fullmatch(workspace_id):
+                raise InvalidRequest(f"not a workspace id: {workspace_id!r}")
+            if name is None:
+                raise InvalidRequest(
+                    f"there is no workspace {workspace_id}",
+                    hint="nothing of this project has run here yet; `devloop exec` starts it",
+                )
+            found = self._open(workspace_id, name)
+        return found
+
+    def _open(self, workspace_id: str, name: str) -> Project:
+        directory = self._workspaces_dir / workspace_id
+        workspace = Workspace(directory, self.store, name)
+        runs = Runs(workspace.runs_dir, self.spawner, self.tasks, workspace_id)
+        self._projects[workspace_id] = Project(workspace, runs)
+        return self._projects[workspace_id]
+
+    def live_runs(self) -> list[Run]:
+        return [run for project in self.projects() for run in project.runs.live()]
+
+    # -- transitions
+
+    async def apply(
+        self,
+        project: Project,
+        target: Digest,
+        *,
+        spec: RunSpec | None = None,
+        stop_runs: tuple[int, ...] = (),
+        on_busy: OnBusy = OnBusy.FAIL,
+        repair: bool = False,
+    ) -> Applying:
+        """Moves the project's workspace to `target`, and starts a run of `spec` there.
+
+        Everything is staged before the caller's own `stop_runs` are ended, and nothing is changed
+        while a run pinned to another tree is live.
+        Raises StoreFull, TreeInvalid, StillRunning.
+        """
+        while True:
+            async with project.lock:
+                result = await self._apply_locked(project, target, spec, stop_runs, on_busy, repair)
+            if not (result.busy and on_busy is OnBusy.WAIT):
+                return result
+            await asyncio.gather(*(project.runs.get(number).ended.wait() for number in result.busy))
+
+    async def _apply_locked(
+        self,
+        project: Project,
+        target: Digest,
+        spec: RunSpec | None,
+        stop_runs: tuple[int, ...],
+        on_busy: OnBusy,
+        repair: bool,
+    ) -> Applying:
+        result = Applying()
+        clock = time.perf_counter_ns()
+        staged: Staged | None = None
+        if repair or project.workspace.current != target:
+            staged = await asyncio.to_thread(project.workspace.stage, target, repair=repair)
+            result.missing = staged.missing
+            if staged.missing:
+                return result
+        result.timings.stage_ns, clock = _lap(clock)
+
+        if on_busy is not OnBusy.UNDER and project.workspace.current != target:
+            result.busy = [
+                run.number
+                for run in project.runs.live()
+                if run.tree != target and run.number not in stop_runs
+            ]
+            if result.busy:
+                return result
+        await self._stop_own(project, stop_runs)
+        result.timings.stop_ns, clock = _lap(clock)
+
+        if staged is not None:
+            result.applied = await asyncio.to_thread(project.workspace.apply, staged)
+        result.timings.apply_ns, clock = _lap(clock)
+
+        if spec is not None:
+            result.run = await project.runs.start(
+                spec, target, project.workspace.files, project.local_root
+            )
+        result.timings.start_ns, clock = _lap(clock)
+        return result
+
+    async def _stop_own(self, project: Project, numbers: tuple[int, ...]) -> None:
+        runs = [project.runs.get(number) for number in numbers]
+        stops = [project.runs.stop(run, reason="stopped for a restart") for run in runs]
+        left = [process for lefts in await asyncio.gather(*stops) for process in lefts]
+        if left:
+            raise StillRunning(f"cannot end {', '.join(left)}")
+
+    # -- upkeep
+
+    async def _collect_garbage(self) -> None:
+        while True:
+            await asyncio.sleep(COLLECT_PERIOD_S)
+            try:
+                await asyncio.to_thread(self._collect)
+            except DevloopError as error:
+                logger.warning("garbage collection: %s", error)
+
+    def _collect(self) -> None:
+        self.store.sync()
+        roots = [root for project in self.projects() for root in project.workspace.roots()]
+        collect(self.store, reachable(self.store, roots), STORE_LIMIT_BYTES)
+
+
+def _lap(since_ns: int) -> tuple[int, int]:
+    now = time.perf_counter_ns()
+    return now - since_ns, now

@@ -1,0 +1,471 @@
+"""Runs: one execution of a command each, pinned to one tree digest.
+
+Owns the life of a run from its start to the record of its end: pipes, log, stdin, the stop ladder,
+the lease. Knows nothing of gRPC, and leaves the births and deaths of processes to spawn.py.
+
+On disk, `runs/<number>/` of the workspace: `run.json` (no environment: it may hold secrets) and
+the log's segments. The newest 100 runs are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from devloop.cafs.digest import Digest
+from devloop.cafs.errors import DevloopError
+
+from .logs import LogStream, RunLog
+from .pump import Pump
+from .spawn import CommandNotExecutable, CommandNotFound, StartFailed, StartRequest
+from .stdin import StdinWriter
+from .terminal import open_pty, set_terminal_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from .spawn import Exit, Process, Spawner
+    from .tasks import Tasks
+
+__all__ = ["NoSuchRun", "Run", "RunEnd", "RunSpec", "RunState", "Runs", "StartFailure"]
+
+KEPT_RUNS = 100
+KILL_WAIT_S = 5.0
+
+
+class NoSuchRun(DevloopError):
+    """There is no run of that number."""
+
+    hint = "`devloop ps` lists the runs"
+
+
+class RunState(IntEnum):
+    """Values as in the protocol."""
+
+    STARTING = 1
+    RUNNING = 2
+    STOPPING = 3
+    ENDED = 4
+
+
+class StartFailure(IntEnum):
+    """Values as in the protocol."""
+
+    NONE = 0
+    NOT_FOUND = 1
+    NOT_EXECUTABLE = 2
+    OTHER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What to run, and how. Durations in seconds."""
+
+    argv: tuple[bytes, ...]
+    env: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    env_is_whole: bool = False
+    tty: bool = False
+    rows: int = 0
+    columns: int = 0
+    stdin: bool = False
+    warm: bool = True
+    preload: tuple[str, ...] = ()
+    stop_timeout_s: float = 2.0
+    lease_s: float = 0.0
+    reason: str = ""
+    outputs: tuple[str, ...] = ()
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended."""
+
+    exit_code: int = 0
+    signal: int = 0
+    reason: str = ""
+    peak_memory_bytes: int = 0
+    user_s: float = 0.0
+    system_s: float = 0.0
+    wall_s: float = 0.0
+    start_failure: StartFailure = StartFailure.NONE
+    detail: str = ""
+
+
+class Run:
+    """One run. `changed()` returns when its state or timings have changed."""
+
+    def __init__(self, number: int, tree: Digest, spec: RunSpec, log: RunLog) -> None:
+        self.number = number
+        self.tree = tree
+        self.spec = spec
+        self.log = log
+        self.state = RunState.STARTING
+        self.started_ns = time.time_ns()
+        self.first_output_ns = 0
+        self.ended_ns = 0
+        self.end = RunEnd()
+        self.start_kind = ""
+        self.start_note = ""
+        self.process: Process | None = None
+        self.stdin: StdinWriter | None = None
+        self.terminal_fd: int | None = None
+        self.stop_reason = ""
+        self.leases = 0
+        self.ended = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    @property
+    def live(self) -> bool:
+        return self.state is not RunState.ENDED
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process is not None else 0
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+    def touch(self) -> None:
+        """Wakes everybody in `changed`."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def signal(self, number: int) -> None:
+        """To the run's foreground process group; nothing when it has ended."""
+        if self.process is not None and self.live:
+            self.process.signal(number)
+
+    def resize(self, rows: int, columns: int) -> None:
+        if self.terminal_fd is not None and self.live:
+            set_terminal_size(self.terminal_fd, rows, columns)
+
+
+class Runs:
+    """The runs of one workspace. Its tasks are owned by `tasks`."""
+
+    def __init__(self, directory: Path, spawner: Spawner, tasks: Tasks, workspace_id: str) -> None:
+        self._directory = directory
+        self._spawner = spawner
+        self._tasks = tasks
+        self._workspace_id = workspace_id
+        self._runs: dict[int, Run] = {}
+        self._started = asyncio.Event()
+        self._load()
+
+    def _load(self) -> None:
+        for directory in self._directory.iterdir():
+            if directory.name.isdecimal():
+                with contextlib.suppress(OSError, ValueError, KeyError):
+                    run = _read_record(directory)
+                    self._runs[run.number] = run
+
+    # -- looking
+
+    def get(self, number: int) -> Run:
+        try:
+            return self._runs[number]
+        except KeyError:
+            raise NoSuchRun(f"there is no run {number} in {self._workspace_id}") from None
+
+    def newest_first(self) -> list[Run]:
+        return [self._runs[number] for number in sorted(self._runs, reverse=True)]
+
+    def live(self) -> list[Run]:
+        return [run for run in self._runs.values() if run.live]
+
+    async def started_after(self, number: int) -> list[Run]:
+        """Waits until there are runs with a higher number, and returns them."""
+        while True:
+            started = self._started
+            found = [self._runs[n] for n in sorted(self._runs) if n > number]
+            if found:
+                return found
+            await started.wait()
+
+    @property
+    def last_number(self) -> int:
+        return max(self._runs, default=0)
+
+    # -- starting
+
+    async def start(self, spec: RunSpec, tree: Digest, cwd: Path, local_root: bytes | None) -> Run:
+        """Starts a run; one whose command cannot be started is returned already ended."""
+        number = self.last_number + 1
+        directory = self._directory / str(number)
+        directory.mkdir(mode=0o700)
+        log = RunLog(directory)
+        run = Run(number, tree, spec, log)
+        self._runs[number] = run
+        self._announce_start()
+        await self._launch(run, cwd, local_root)
+        self._drop_old()
+        return run
+
+    def _announce_start(self) -> None:
+        self._started.set()
+        self._started = asyncio.Event()
+
+    async def _launch(self, run: Run, cwd: Path, local_root: bytes | None) -> None:
+        stdio = Stdio.open(run.spec)
+        request = StartRequest(
+            argv=run.spec.argv,
+            env=self._environment(run),
+            cwd=os.fsencode(cwd),
+            stdin=stdio.child_stdin,
+            stdout=stdio.child_stdout,
+            stderr=stdio.child_stderr,
+            tty=run.spec.tty,
+            warm=run.spec.warm,
+            preload=run.spec.preload,
+            workspace=os.fsencode(cwd),
+            local_root=local_root,
+        )
+        try:
+            run.process = await self._spawner.start(request)
+        except (CommandNotFound, CommandNotExecutable, StartFailed) as error:
+            stdio.close_all()
+            self._fail_start(run, error)
+            return
+        except BaseException:
+            stdio.close_all()
+            run.state = RunState.ENDED
+            raise
+        stdio.close_child_ends()
+        run.stdin = stdio.stdin_writer()
+        run.terminal_fd = stdio.terminal_fd
+        run.start_kind, run.start_note = run.process.kind, run.process.note
+        run.state = RunState.RUNNING
+        pump = Pump(run.log, stdio.outputs, on_first_output=lambda ns: self._first_output(run, ns))
+        self._tasks.spawn(self._supervise(run, run.process, pump), f"run {run.number}")
+        _write_record(run, self._directory)
+
+    def _environment(self, run: Run) -> dict[str, bytes]:
+        env = {} if run.spec.env_is_whole else {os.fsdecode(k): v for k, v in os.environb.items()}
+        env |= run.spec.env
+        env["DEVLOOP_RUN"] = b"%d" % run.number
+        return env
+
+    def _first_output(self, run: Run, time_ns: int) -> None:
+        run.first_output_ns = time_ns
+        run.touch()
+
+    def _fail_start(self, run: Run, error: DevloopError) -> None:
+        match error:
+            case CommandNotFound():
+                code, failure = 127, StartFailure.NOT_FOUND
+            case CommandNotExecutable():
+                code, failure = 126, StartFailure.NOT_EXECUTABLE
+            case _:
+                code, failure = 255, StartFailure.OTHER
+        end = RunEnd(exit_code=code, reason=str(error), start_failure=failure, detail=error.hint)
+        self._finish(run, end)
+
+    # -- ending
+
+    async def _supervise(self, run: Run, process: Process, pump: Pump) -> None:
+        pumping = self._tasks.spawn(pump.run(), f"pump of run {run.number}")
+        self._watch_lease(run)
+        exit_ = await process.wait()
+        pump.finish()
+        await pumping
+        self._finish(run, self._describe_end(run, exit_))
+
+    def _describe_end(self, run: Run, exit_: Exit) -> RunEnd:
+        return RunEnd(
+            exit_code=exit_.code,
+            signal=exit_.signal,
+            reason=run.stop_reason or describe_exit(exit_.code, exit_.signal),
+            peak_memory_bytes=exit_.peak_memory_bytes,
+            user_s=exit_.user_s,
+            system_s=exit_.system_s,
+            wall_s=(time.time_ns() - run.started_ns) / 1e9,
+        )
+
+    def _finish(self, run: Run, end: RunEnd) -> None:
+        run.end = end
+        run.ended_ns = time.time_ns()
+        run.log.close()
+        if run.stdin is not None:
+            run.stdin.close()
+        run.terminal_fd = None
+        run.state = RunState.ENDED
+        run.ended.set()
+        run.touch()
+        _write_record(run, self._directory)
+
+    async def stop(self, run: Run, *, kill: bool = False, reason: str = "stopped") -> list[str]:
+        """The ladder: SIGINT, SIGTERM, kill. Returns the processes that could not be ended."""
+        process = run.process
+        if process is None or not run.live:
+            return []
+        run.stop_reason = run.stop_reason or reason
+        run.state = RunState.STOPPING
+        run.touch()
+        if not kill:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                process.signal(number)
+                process.signal(signal.SIGCONT)
+                if await _ended_within(run, run.spec.stop_timeout_s):
+                    return []
+        process.kill()
+        if await _ended_within(run, KILL_WAIT_S):
+            return []
+        return process.survivors()
+
+    async def stop_all(self, *, kill: bool = False, reason: str = "stopped") -> list[str]:
+        stops = [self.stop(run, kill=kill, reason=reason) for run in self.live()]
+        return [left for lefts in await asyncio.gather(*stops) for left in lefts]
+
+    # -- the lease
+
+    @contextlib.contextmanager
+    def lease(self, run: Run) -> Iterator[None]:
+        """Held by an attached client; when the last one goes, `spec.lease_s` starts to count."""
+        run.leases += 1
+        try:
+            yield
+        finally:
+            run.leases -= 1
+            self._watch_lease(run)
+
+    def _watch_lease(self, run: Run) -> None:
+        if run.spec.lease_s > 0 and run.leases == 0 and run.live:
+            self._tasks.spawn(self._end_unless_leased(run), f"lease of run {run.number}")
+
+    async def _end_unless_leased(self, run: Run) -> None:
+        deadline = time.monotonic() + run.spec.lease_s
+        while run.live and run.leases == 0:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                reason = f"ended: no client was there for {run.spec.lease_s:g} s"
+                await self.stop(run, reason=reason)
+                return
+            await _ended_within(run, left_s)
+
+    def _drop_old(self) -> None:
+        for run in self.newest_first()[KEPT_RUNS:]:
+            if not run.live:
+                del self._runs[run.number]
+                shutil.rmtree(self._directory / str(run.number), ignore_errors=True)
+
+
+async def _ended_within(run: Run, timeout_s: float) -> bool:
+    try:
+        await asyncio.wait_for(run.ended.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    return True
+
+
+def describe_exit(code: int, signal_number: int) -> str:
+    """For people: "exited 1", "killed by SIGKILL"."""
+    if signal_number == 0:
+        return f"exited {code}"
+    try:
+        name = signal.Signals(signal_number).name
+    except ValueError:
+        name = f"signal {signal_number}"
+    return f"killed by {name}"
+
+
+# -- standard streams
+
+
+@dataclass(slots=True)
+class Stdio:
+    """The two ends of a run's standard streams. The pump closes `outputs`, stdin its own."""
+
+    child_stdin: int
+    child_stdout: int
+    child_stderr: int
+    outputs: dict[int, LogStream]
+    stdin_fd: int | None
+    terminal_fd: int | None = None
+
+    @classmethod
+    def open(cls, spec: RunSpec) -> Stdio:
+        if spec.tty:
+            master, slave = open_pty(spec.rows, spec.columns)
+            outputs = {master: LogStream.STDOUT}
+            return cls(slave, slave, slave, outputs, os.dup(master), master)
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        outputs = {out_read: LogStream.STDOUT, err_read: LogStream.STDERR}
+        if spec.stdin:
+            in_read, in_write = os.pipe()
+            return cls(in_read, out_write, err_write, outputs, in_write)
+        null = os.open(os.devnull, os.O_RDONLY)
+        return cls(null, out_write, err_write, outputs, None)
+
+    def close_child_ends(self) -> None:
+        for fd in {self.child_stdin, self.child_stdout, self.child_stderr}:
+            os.close(fd)
+
+    def close_all(self) -> None:
+        self.close_child_ends()
+        for fd in [*self.outputs, *([self.stdin_fd] if self.stdin_fd is not None else [])]:
+            os.close(fd)
+
+    def stdin_writer(self) -> StdinWriter | None:
+        if self.stdin_fd is None:
+            return None
+        return StdinWriter(self.stdin_fd, is_tty=self.terminal_fd is not None)
+
+
+# -- the record on disk
+
+
+def _write_record(run: Run, directory: Path) -> None:
+    """A full disk costs the record, not the run."""
+    record = {
+        "number": run.number,
+        "tree": run.tree.hex(),
+        "argv": [os.fsdecode(arg) for arg in run.spec.argv],
+        "reason": run.spec.reason,
+        "outputs": run.spec.outputs,
+        "state": run.state,
+        "started_ns": run.started_ns,
+        "first_output_ns": run.first_output_ns,
+        "ended_ns": run.ended_ns,
+        "start_kind": run.start_kind,
+        "start_note": run.start_note,
+        "end": asdict(run.end),
+    }
+    path = directory / str(run.number) / "run.json"
+    temporary = path.with_suffix(".tmp")
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps(record, ensure_ascii=True))
+        temporary.replace(path)
+
+
+def _read_record(directory: Path) -> Run:
+    """Raises OSError, ValueError or KeyError when the record cannot be used."""
+    record = json.loads((directory / "run.json").read_text())
+    spec = RunSpec(
+        argv=tuple(os.fsencode(arg) for arg in record["argv"]),
+        reason=record["reason"],
+        outputs=tuple(record["outputs"]),
+    )
+    log = RunLog.open_existing(directory)
+    run = Run(record["number"], Digest.fromhex(record["tree"]), spec, log)
+    run.started_ns = record["started_ns"]
+    run.first_output_ns = record["first_output_ns"]
+    run.ended_ns = record["ended_ns"]
+    run.start_kind, run.start_note = record["start_kind"], record["start_note"]
+    run.end = RunEnd(**record["end"])
+    if record["state"] != RunState.ENDED:
+        run.end = RunEnd(exit_code=255, reason="lost: the agent was killed")
+        run.ended_ns = run.started_ns
+    run.state = RunState.ENDED
+    run.ended.set()
+    return run

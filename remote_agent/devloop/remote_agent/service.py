@@ -1,0 +1,390 @@
+"""The gRPC servicer: checks what comes in, calls the agent, words what goes out.
+
+DevloopErrors become statuses here and nowhere else: the status' details are a JSON object
+{"kind", "message", "hint", "exit_code"}, which the client turns back into an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import psutil
+
+from devloop.cafs.digest import Digest, split_digests
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.version import VERSION
+from devloop.proto.v1 import agent_pb2 as pb
+from devloop.proto.v1 import agent_pb2_grpc
+
+from . import convert
+from .agent import InvalidRequest, OnBusy
+from .outputs import OutputChanged, list_outputs, read_output
+from .receive import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from .agent import Agent, Project
+    from .runs import Run
+
+__all__ = ["MAX_MESSAGE_BYTES", "Activity", "Service"]
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = 1
+CAPABILITIES = ("blobs", "chunks", "runs", "tty", "outputs", "metrics")
+MAX_MESSAGE_BYTES = 4 << 20
+MAX_DIGESTS = 65536
+MAX_ARGV_BYTES = 1 << 20
+
+Send = "Callable[[pb.AttachReply], Awaitable[None]]"
+Handler = TypeVar("Handler", bound="Callable[..., Any]")
+
+
+class Activity:
+    """Counts open calls, so that an idle agent can end itself."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._last = asyncio.get_running_loop().time()
+
+    def __enter__(self) -> None:
+        self._open += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._open -= 1
+        self._last = asyncio.get_running_loop().time()
+
+    @property
+    def idle_s(self) -> float:
+        return 0.0 if self._open else asyncio.get_running_loop().time() - self._last
+
+
+def _unary(handler: Handler) -> Handler:
+    """For a handler that returns its reply."""
+
+    @functools.wraps(handler)
+    async def call(self: Service, request: Any, context: Any) -> Any:
+        with self.activity:
+            try:
+                return await handler(self, request, context)
+            except DevloopError as error:
+                await _abort(context, error)
+            except ValueError as error:
+                await _abort(context, InvalidRequest(str(error)))
+
+    return call  # type: ignore[return-value] # the decorated signature is the same
+
+
+def _streaming(handler: Handler) -> Handler:
+    """For a handler that writes its replies to the context, which the stubs' types do not know."""
+    return _unary(handler)
+
+
+async def _abort(context: Any, error: DevloopError) -> None:
+    details = {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+    }
+    await context.abort(_status(error), json.dumps(details))
+
+
+def _status(error: DevloopError) -> grpc.StatusCode:
+    match error:
+        case InvalidRequest():
+            return grpc.StatusCode.INVALID_ARGUMENT
+        case OutputChanged():
+            return grpc.StatusCode.ABORTED
+        case _:
+            return grpc.StatusCode.FAILED_PRECONDITION
+
+
+class Service(agent_pb2_grpc.AgentServicer):
+    """One per agent. `stopping` is set when a client asked the agent to end."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.activity = Activity()
+        self.stopping = asyncio.Event()
+
+    # -- hello and goodbye
+
+    @_unary
+    async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
+        return pb.HelloReply(
+            agent_version=VERSION,
+            protocol=PROTOCOL,
+            capabilities=CAPABILITIES,
+            host=self._host_facts(),
+            live_runs=len(self._agent.live_runs()),
+        )
+
+    def _host_facts(self) -> pb.HostFacts:
+        uname = os.uname()
+        return pb.HostFacts(
+            hostname=socket.gethostname(),
+            os=f"{uname.sysname} {uname.release}",
+            machine=uname.machine,
+            python=platform.python_version(),
+            cpus=os.cpu_count() or 1,
+            memory_bytes=psutil.virtual_memory().total,
+            isolation=self._agent.spawner.level,
+            isolation_hint=self._agent.spawner.level_hint,
+            state_dir=str(self._agent.state_dir),
+            disk_free_bytes=shutil.disk_usage(self._agent.state_dir).free,
+            pid=os.getpid(),
+        )
+
+    @_unary
+    async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownReply:
+        live = [run.number for run in self._agent.live_runs()]
+        if not live or request.stop_runs:
+            self.stopping.set()
+        return pb.ShutdownReply(live_runs=live)
+
+    # -- blobs
+
+    @_unary
+    async def HaveBlobs(self, request: pb.HaveBlobsRequest, context: Any) -> pb.HaveBlobsReply:
+        wanted = list(split_digests(request.digests))
+        if len(wanted) > MAX_DIGESTS:
+            raise InvalidRequest(f"{len(wanted)} digests in one call; at most {MAX_DIGESTS}")
+        missing = await asyncio.to_thread(self._agent.store.missing, wanted)
+        return pb.HaveBlobsReply(missing=b"".join(missing))
+
+    @_unary
+    async def PutBlobs(
+        self, requests: AsyncIterator[pb.PutBlobsFrame], context: Any
+    ) -> pb.PutBlobsReply:
+        with Receiver(self._agent.store, self._agent.chunks) as receiver:
+            async for frame in requests:
+                await asyncio.to_thread(_receive_frame, receiver, frame)
+            return pb.PutBlobsReply(blobs=receiver.blobs, bytes_stored=receiver.stored_bytes)
+
+    @_unary
+    async def HaveChunks(self, request: pb.HaveChunksRequest, context: Any) -> pb.HaveChunksReply:
+        base, wanted = Digest(request.base), list(split_digests(request.chunks))
+        ranges = await asyncio.to_thread(self._agent.chunks.find, base, wanted)
+        if ranges is None:
+            return pb.HaveChunksReply(base_found=False)
+        return pb.HaveChunksReply(
+            base_found=True,
+            ranges=[pb.CopyRange(offset=r.offset, size_bytes=r.size_bytes) for r in ranges],
+        )
+
+    # -- workspaces
+
+    @_unary
+    async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyReply:
+        project = self._agent.project(request.workspace.id, request.workspace.name)
+        project.local_root = request.workspace.local_root or None
+        with Receiver(self._agent.store) as receiver:
+            for blob in request.blobs:
+                receiver.small(Digest(blob.digest), blob.data, zstd=blob.zstd)
+        result = await self._agent.apply(
+            project,
+            Digest(request.tree),
+            spec=self._checked_spec(request.run) if request.HasField("run") else None,
+            stop_runs=tuple(request.stop_runs),
+            on_busy=OnBusy(request.on_busy),
+            repair=request.repair,
+        )
+        return convert.apply_reply(result, project.workspace.id, project.workspace.name)
+
+    def _checked_spec(self, message: pb.RunSpec) -> Any:
+        size_bytes = sum(map(len, message.argv)) + sum(
+            len(name) + len(value) for name, value in message.env.items()
+        )
+        if not message.argv or not message.argv[0]:
+            raise InvalidRequest("a run needs a command")
+        if size_bytes > MAX_ARGV_BYTES:
+            raise InvalidRequest("the command and its environment are larger than 1 MiB")
+        return convert.run_spec(message)
+
+    @_streaming
+    async def ListOutputs(self, request: pb.ListOutputsRequest, context: Any) -> None:  # type: ignore[override]
+        workspace = self._agent.project(request.workspace_id).workspace
+        found = await asyncio.to_thread(list_outputs, workspace, list(request.patterns))
+        for start in range(0, len(found), 1000):
+            outputs = [
+                pb.Output(path=o.path, size_bytes=o.size_bytes, mtime_ns=o.mtime_ns, mode=o.mode)
+                for o in found[start : start + 1000]
+            ]
+            await context.write(pb.ListOutputsReply(outputs=outputs))
+
+    @_streaming
+    async def ReadOutput(self, request: pb.ReadOutputRequest, context: Any) -> None:  # type: ignore[override]
+        workspace = self._agent.project(request.workspace_id).workspace
+        pieces = read_output(
+            workspace, request.path, request.offset, request.size_bytes, request.mtime_ns
+        )
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            await context.write(pb.ReadOutputReply(data=piece.data, digest=piece.digest))
+
+    # -- runs
+
+    @_unary
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsReply:
+        if request.workspace_id:
+            projects = [self._agent.project(request.workspace_id)]
+        else:
+            projects = self._agent.projects()
+        runs = [(run, project) for project in projects for run in project.runs.newest_first()]
+        runs.sort(key=lambda pair: pair[0].started_ns, reverse=True)
+        return pb.ListRunsReply(
+            runs=[_run_message(run, project) for run, project in runs[: request.limit or 100]]
+        )
+
+    @_unary
+    async def StopRun(self, request: pb.StopRunRequest, context: Any) -> pb.StopRunReply:
+        project = self._agent.project(request.workspace_id)
+        runs = [project.runs.get(request.run)] if request.run else project.runs.live()
+        lefts = await asyncio.gather(*(project.runs.stop(run, kill=request.kill) for run in runs))
+        return pb.StopRunReply(
+            stopped=[_run_message(run, project) for run in runs],
+            left=[process for left in lefts for process in left],
+        )
+
+    @_streaming
+    async def Attach(self, requests: AsyncIterator[pb.AttachRequest], context: Any) -> None:  # type: ignore[override]
+        first = await anext(aiter(requests), None)
+        if first is None or not first.HasField("open"):
+            raise InvalidRequest("an attachment starts with `open`")
+        opened = first.open
+        project = self._agent.project(opened.workspace_id, opened.workspace_name or None)
+        attachment = Attachment(project, opened, context)
+        listening = asyncio.create_task(attachment.listen(requests))
+        try:
+            await attachment.follow()
+        finally:
+            listening.cancel()
+
+    # -- metrics
+
+    @_streaming
+    async def Metrics(self, request: pb.MetricsRequest, context: Any) -> None:  # type: ignore[override]
+        interval_s = request.interval_s or 1.0
+        if not 0.1 <= interval_s <= 60:
+            raise InvalidRequest(f"a metrics interval of {interval_s:g} s: it is 0.1 to 60")
+        async with contextlib.aclosing(self._agent.metrics.subscribe(interval_s)) as samples:
+            async for sample in samples:
+                await context.write(convert.metrics_sample(sample))
+
+
+class Attachment:
+    """One client at one run, or at all runs of a workspace that start from now on."""
+
+    def __init__(self, project: Project, opened: pb.AttachOpen, context: Any) -> None:
+        self._project = project
+        self._opened = opened
+        self._context = context
+        self._sending = asyncio.Lock()
+
+    async def follow(self) -> None:
+        if self._opened.run:
+            await self._follow_run(self._project.runs.get(self._opened.run))
+            return
+        number = self._project.runs.last_number
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                for run in await self._project.runs.started_after(number):
+                    number = run.number
+                    if self._opened.owner in ("", run.spec.owner):
+                        tasks.create_task(self._follow_run(run))
+
+    async def _follow_run(self, run: Run) -> None:
+        if self._opened.holds_lease:
+            with self._project.runs.lease(run):
+                await self._send_all(run)
+        else:
+            await self._send_all(run)
+
+    async def _send_all(self, run: Run) -> None:
+        """Its state, its records, and last, when it has ended, its state again."""
+        await self._send_state(run)
+        states = asyncio.create_task(self._send_states(run))
+        try:
+            with run.log.reader(
+                self._opened.from_record,
+                lossless=self._opened.lossless,
+                follow=self._opened.follow,
+            ) as reader:
+                async for batch in reader:
+                    await self._send(pb.AttachReply(records=convert.log_records(run, batch)))
+        finally:
+            states.cancel()
+        if self._opened.follow:
+            await run.ended.wait()
+            await self._send_state(run)
+
+    async def _send_states(self, run: Run) -> None:
+        while run.live:
+            await run.changed()
+            if run.live:
+                await self._send_state(run)
+
+    async def _send_state(self, run: Run) -> None:
+        await self._send(pb.AttachReply(run=_run_message(run, self._project)))
+
+    async def _send(self, reply: pb.AttachReply) -> None:
+        async with self._sending:
+            await self._context.write(reply)
+
+    async def listen(self, requests: AsyncIterator[pb.AttachRequest]) -> None:
+        async for request in requests:
+            run = self._project.runs.get(request.run or self._opened.run)
+            match request.WhichOneof("kind"):
+                case "stdin":
+                    await self._stdin(run, request.stdin)
+                case "size":
+                    run.resize(request.size.rows, request.size.columns)
+                case "signal":
+                    run.signal(request.signal)
+
+    async def _stdin(self, run: Run, message: pb.Stdin) -> None:
+        if run.stdin is None:
+            return
+        await run.stdin.write(message.offset, message.data)
+        if message.eof:
+            run.stdin.end()
+        ack = pb.StdinAck(received_bytes=run.stdin.received_bytes, closed=run.stdin.closed)
+        await self._send(pb.AttachReply(stdin_ack=ack))
+
+
+def _run_message(run: Run, project: Project) -> pb.Run:
+    return convert.run_message(run, project.workspace.id, project.workspace.name)
+
+
+def _receive_frame(receiver: Receiver, frame: pb.PutBlobsFrame) -> None:
+    for blob in frame.blobs:
+        receiver.small(Digest(blob.digest), blob.data, zstd=blob.zstd)
+    if not frame.HasField("large"):
+        return
+    part = frame.large
+    if part.begin:
+        base = Digest(part.base) if part.base else None
+        receiver.begin_large(Digest(part.digest), part.size_bytes, base)
+    for segment in part.segments:
+        match segment.WhichOneof("kind"):
+            case "data":
+                receiver.segment_data(segment.data, zstd=False)
+            case "zstd":
+                receiver.segment_data(segment.zstd, zstd=True)
+            case "copy":
+                receiver.segment_copy(segment.copy.offset, segment.copy.size_bytes)
+    if part.abandon:
+        receiver.abandon_large()
+    elif part.end:
+        receiver.end_large()

@@ -1,0 +1,436 @@
+"""The agent as the laptop half sees it: calls with plain values in and out.
+
+The only module of this half that knows gRPC. Statuses become errors here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from devloop.cafs.chunk import CopyRange
+from devloop.cafs.digest import Digest, split_digests
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.version import VERSION
+from devloop.proto.v1 import agent_pb2 as pb
+from devloop.proto.v1 import agent_pb2_grpc
+
+from .model import (
+    Applied,
+    HostFacts,
+    LogRecord,
+    LogStream,
+    OnBusy,
+    Output,
+    Run,
+    RunEnd,
+    RunSpec,
+    RunState,
+    SavedAside,
+    StdinAck,
+    Timings,
+    WorkspaceRef,
+)
+from .upload import Data, SmallBlobs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from .model import AttachEvent
+    from .upload import Frame, SmallBlob
+
+__all__ = ["AgentClient", "AgentGone", "Attachment", "RemoteError"]
+
+MAX_MESSAGE_BYTES = 4 << 20
+MAX_DIGESTS = 65536
+
+
+class AgentGone(DevloopError):
+    """The agent does not answer: it ended, was killed, or the link to it is cut."""
+
+    hint = "`devloop doctor` looks into it"
+
+
+class RemoteError(DevloopError):
+    """What the agent refused, in its own words."""
+
+    def __init__(self, kind: str, message: str, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
+
+class AgentClient:
+    """One connection to an agent. Every call raises AgentGone or RemoteError."""
+
+    def __init__(self, socket: Path) -> None:
+        self._channel = grpc.aio.insecure_channel(
+            f"unix:{socket}",
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+        self._stub = agent_pb2_grpc.AgentStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def hello(self, *, timeout_s: float | None = None) -> HostFacts:
+        with _errors():
+            reply = await self._stub.Hello(
+                pb.HelloRequest(client_version=VERSION), timeout=timeout_s
+            )
+        return _host_facts(reply)
+
+    async def shutdown(self, *, stop_runs: bool) -> list[int]:
+        """Returns the live runs; with any, and without `stop_runs`, the agent stays."""
+        with _errors():
+            reply = await self._stub.Shutdown(pb.ShutdownRequest(stop_runs=stop_runs))
+        return list(reply.live_runs)
+
+    # -- blobs
+
+    async def missing(self, digests: list[Digest]) -> list[Digest]:
+        found: list[Digest] = []
+        for start in range(0, len(digests), MAX_DIGESTS):
+            joined = b"".join(digests[start : start + MAX_DIGESTS])
+            with _errors():
+                reply = await self._stub.HaveBlobs(pb.HaveBlobsRequest(digests=joined))
+            found += split_digests(reply.missing)
+        return found
+
+    async def put(self, frames: Iterator[Frame]) -> None:
+        """Uploads; the frames are made on a thread, while earlier ones are on their way."""
+        call = self._stub.PutBlobs(_messages(frames))
+        with _errors():
+            await call
+
+    async def find_chunks(self, base: Digest, chunks: list[Digest]) -> list[CopyRange] | None:
+        """Where in `base` the chunks are; size 0 = nowhere. None when the agent lacks `base`."""
+        request = pb.HaveChunksRequest(base=base, chunks=b"".join(chunks))
+        with _errors():
+            reply = await self._stub.HaveChunks(request)
+        if not reply.base_found:
+            return None
+        return [CopyRange(r.offset, r.size_bytes) for r in reply.ranges]
+
+    # -- workspaces
+
+    async def apply(
+        self,
+        workspace: WorkspaceRef,
+        tree: Digest,
+        *,
+        blobs: Iterable[SmallBlob] = (),
+        run: RunSpec | None = None,
+        stop_runs: Iterable[int] = (),
+        on_busy: OnBusy = OnBusy.FAIL,
+        repair: bool = False,
+    ) -> Applied:
+        request = pb.ApplyRequest(
+            workspace=pb.Workspace(
+                id=workspace.id, name=workspace.name, local_root=workspace.local_root
+            ),
+            tree=tree,
+            blobs=[_blob(blob) for blob in blobs],
+            stop_runs=stop_runs,
+            on_busy=pb.OnBusy.Name(on_busy),  # type: ignore[arg-type] # values are the same
+            run=_spec_message(run) if run is not None else None,
+            repair=repair,
+        )
+        with _errors():
+            reply = await self._stub.Apply(request)
+        return _applied(reply)
+
+    async def list_outputs(self, workspace_id: str, patterns: Iterable[str]) -> list[Output]:
+        request = pb.ListOutputsRequest(workspace_id=workspace_id, patterns=patterns)
+        with _errors():
+            return [
+                Output(o.path, o.size_bytes, o.mtime_ns, o.mode)
+                async for reply in self._stub.ListOutputs(request)
+                for o in reply.outputs
+            ]
+
+    async def read_output(
+        self, workspace_id: str, output: Output, offset: int
+    ) -> AsyncGenerator[tuple[bytes, bytes], None]:
+        """(data, b"") from the offset, and last (b"", digest of the whole file)."""
+        request = pb.ReadOutputRequest(
+            workspace_id=workspace_id,
+            path=output.path,
+            offset=offset,
+            size_bytes=output.size_bytes,
+            mtime_ns=output.mtime_ns,
+        )
+        with _errors():
+            async for reply in self._stub.ReadOutput(request):
+                yield reply.data, reply.digest
+
+    # -- runs
+
+    async def list_runs(self, workspace_id: str = "") -> list[Run]:
+        """Newest first; of every workspace when no id is given."""
+        with _errors():
+            reply = await self._stub.ListRuns(pb.ListRunsRequest(workspace_id=workspace_id))
+        return [_run(run) for run in reply.runs]
+
+    async def stop_run(
+        self, workspace_id: str, number: int, *, kill: bool = False
+    ) -> tuple[list[Run], list[str]]:
+        """Ends a run, or with 0 all of the workspace. Returns them, and processes still there."""
+        request = pb.StopRunRequest(workspace_id=workspace_id, run=number, kill=kill)
+        with _errors():
+            reply = await self._stub.StopRun(request)
+        return [_run(run) for run in reply.stopped], list(reply.left)
+
+    def attach(
+        self,
+        workspace_id: str,
+        run: int,
+        *,
+        from_record: int = 0,
+        follow: bool = True,
+        lossless: bool = False,
+        holds_lease: bool = False,
+    ) -> AbstractAsyncContextManager[Attachment]:
+        """To one run, from a record on; `follow`: until it has ended."""
+        return self._attach(
+            pb.AttachOpen(
+                workspace_id=workspace_id,
+                run=run,
+                from_record=from_record,
+                follow=follow,
+                lossless=lossless,
+                holds_lease=holds_lease,
+            )
+        )
+
+    def attach_to_owner(
+        self, workspace: WorkspaceRef, owner: str
+    ) -> AbstractAsyncContextManager[Attachment]:
+        """To every run of that owner that starts from now on; holds their leases."""
+        return self._attach(
+            pb.AttachOpen(
+                workspace_id=workspace.id,
+                workspace_name=workspace.name,
+                owner=owner,
+                follow=True,
+                holds_lease=True,
+            )
+        )
+
+    @contextlib.asynccontextmanager
+    async def _attach(self, opened: pb.AttachOpen) -> AsyncIterator[Attachment]:
+        call = self._stub.Attach()
+        try:
+            with _errors():
+                await call.write(pb.AttachRequest(open=opened))
+            yield Attachment(call)
+        finally:
+            call.cancel()
+
+
+class Attachment:
+    """An open attachment: iterate it for what happens; write to it what the user does."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._writing = asyncio.Lock()
+
+    async def __aiter__(self) -> AsyncIterator[AttachEvent]:
+        with _errors():
+            async for reply in self._call:
+                match reply.WhichOneof("kind"):
+                    case "records":
+                        number = reply.records.run
+                        for record in reply.records.records:
+                            yield _record(record, number)
+                    case "run":
+                        yield _run(reply.run)
+                    case "stdin_ack":
+                        ack = reply.stdin_ack
+                        yield StdinAck(ack.received_bytes, ack.closed)
+
+    async def send_stdin(self, offset: int, data: bytes, *, eof: bool = False) -> None:
+        message = pb.Stdin(offset=offset, data=data, eof=eof)
+        await self._write(pb.AttachRequest(stdin=message))
+
+    async def resize(self, rows: int, columns: int) -> None:
+        await self._write(pb.AttachRequest(size=pb.TerminalSize(rows=rows, columns=columns)))
+
+    async def signal(self, number: int, *, run: int = 0) -> None:
+        await self._write(pb.AttachRequest(signal=number, run=run))
+
+    async def _write(self, request: pb.AttachRequest) -> None:
+        async with self._writing:
+            with _errors():
+                await self._call.write(request)
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise _as_error(error) from None
+    except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+        raise AgentGone("the agent has closed the call") from error
+
+
+def _as_error(error: grpc.aio.AioRpcError) -> DevloopError:
+    details = error.details() or ""
+    try:
+        words = json.loads(details)
+        return RemoteError(words["kind"], words["message"], words["hint"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return AgentGone("the agent does not answer")
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return AgentGone("the agent does not answer in time")
+    return RemoteError(
+        str(error.code()),
+        f"the agent failed: {details}",
+        "its log is agent.log in the folder that `devloop doctor` shows",
+    )
+
+
+# -- messages
+
+
+async def _messages(frames: Iterator[Frame]) -> AsyncIterator[pb.PutBlobsFrame]:
+    while (frame := await asyncio.to_thread(next, frames, None)) is not None:
+        yield _frame_message(frame)
+
+
+def _frame_message(frame: Frame) -> pb.PutBlobsFrame:
+    if isinstance(frame, SmallBlobs):
+        return pb.PutBlobsFrame(blobs=[_blob(blob) for blob in frame.blobs])
+    return pb.PutBlobsFrame(
+        large=pb.LargeBlobPart(
+            digest=frame.digest,
+            size_bytes=frame.size_bytes,
+            base=frame.base or b"",
+            segments=[_segment(segment) for segment in frame.segments],
+            begin=frame.begin,
+            end=frame.end,
+            abandon=frame.abandon,
+        )
+    )
+
+
+def _segment(segment: Data | CopyRange) -> pb.Segment:
+    if isinstance(segment, CopyRange):
+        return pb.Segment(copy=pb.CopyRange(offset=segment.offset, size_bytes=segment.size_bytes))
+    return pb.Segment(zstd=segment.data) if segment.zstd else pb.Segment(data=segment.data)
+
+
+def _blob(blob: SmallBlob) -> pb.Blob:
+    return pb.Blob(digest=blob.digest, data=blob.data, zstd=blob.zstd)
+
+
+def _spec_message(spec: RunSpec) -> pb.RunSpec:
+    return pb.RunSpec(
+        argv=spec.argv,
+        env=spec.env,
+        env_is_whole=spec.env_is_whole,
+        tty=spec.tty,
+        rows=spec.rows,
+        columns=spec.columns,
+        stdin=spec.stdin,
+        warm=spec.warm,
+        preload=spec.preload,
+        stop_timeout_s=spec.stop_timeout_s,
+        lease_s=spec.lease_s,
+        reason=spec.reason,
+        outputs=spec.outputs,
+        owner=spec.owner,
+    )
+
+
+def _host_facts(reply: pb.HelloReply) -> HostFacts:
+    return HostFacts(
+        agent_version=reply.agent_version,
+        agent_pid=reply.host.pid,
+        capabilities=frozenset(reply.capabilities),
+        live_runs=reply.live_runs,
+        hostname=reply.host.hostname,
+        os=reply.host.os,
+        machine=reply.host.machine,
+        python=reply.host.python,
+        cpus=reply.host.cpus,
+        memory_bytes=reply.host.memory_bytes,
+        isolation=reply.host.isolation,
+        isolation_hint=reply.host.isolation_hint,
+        state_dir=reply.host.state_dir,
+        disk_free_bytes=reply.host.disk_free_bytes,
+    )
+
+
+def _applied(reply: pb.ApplyReply) -> Applied:
+    timings = reply.timings
+    return Applied(
+        missing=tuple(split_digests(reply.missing)),
+        busy=tuple(reply.busy),
+        files_written=reply.files_written,
+        files_deleted=reply.files_deleted,
+        bytes_written=reply.bytes_written,
+        saved_aside=tuple(SavedAside(a.path, a.kept_at) for a in reply.saved_aside),
+        run=_run(reply.run) if reply.HasField("run") else None,
+        timings=Timings(timings.stage_ns, timings.stop_ns, timings.apply_ns, timings.start_ns),
+    )
+
+
+def _run(run: pb.Run) -> Run:
+    return Run(
+        number=run.number,
+        workspace_id=run.workspace_id,
+        workspace_name=run.workspace_name,
+        tree=Digest(run.tree),
+        argv=tuple(run.spec.argv),
+        reason=run.spec.reason,
+        outputs=tuple(run.spec.outputs),
+        tty=run.spec.tty,
+        state=RunState(run.state),
+        started_ns=run.started_ns,
+        first_output_ns=run.first_output_ns,
+        ended_ns=run.ended_ns,
+        end=_run_end(run.end),
+        start_kind=run.start_kind,
+        start_note=run.start_note,
+        pid=run.pid,
+    )
+
+
+def _run_end(end: pb.RunEnd) -> RunEnd:
+    return RunEnd(
+        exit_code=end.exit_code,
+        signal=end.signal,
+        reason=end.reason,
+        peak_memory_bytes=end.peak_memory_bytes,
+        user_s=end.user_s,
+        system_s=end.system_s,
+        wall_s=end.wall_s,
+        start_failed=end.start_failure != pb.START_FAILURE_NONE,
+        detail=end.detail,
+    )
+
+
+def _record(record: pb.LogRecord, run: int) -> LogRecord:
+    return LogRecord(
+        run=run,
+        number=record.number,
+        time_ns=record.time_ns,
+        stream=LogStream(record.stream),
+        data=record.data,
+        dropped_records=record.dropped_records,
+        dropped_bytes=record.dropped_bytes,
+    )

@@ -1,0 +1,373 @@
+"""`up`: watch, sync and run again on each save, until told to leave.
+
+Performs what the planner decides, and tells a front end what happened. Front ends call `rerun`,
+`stop`, `interrupt`, `pause` and `leave`, and read `events`; they open no connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, assert_never
+
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.tree import File
+
+from . import plan
+from .client import AgentGone
+from .events import (
+    Connected,
+    Cycle,
+    FirstOutput,
+    Notice,
+    Paused,
+    Pulled,
+    Reconnecting,
+    RunFinished,
+    RunStarted,
+    Skipped,
+    Waiting,
+)
+from .model import LogRecord, OnBusy, Run
+from .scan import RootGone
+from .session import ScanTimes
+from .watch import DirsChanged, ScanAll, WatchLimited, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from .client import Attachment
+    from .events import SessionEvent
+    from .model import RunSpec
+    from .push import Pushed
+    from .scan import Scan
+    from .session import Session
+    from .watch import Hint
+
+__all__ = ["Loop", "LoopConfig"]
+
+EVENT_QUEUE = 1000  # a front end that lags slows the reading of logs
+FRESH_SAVE_S = 10.0  # an older mtime says nothing about when the file was saved
+LONGEST_BACKOFF_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoopConfig:
+    """What `up` was asked to do. `spec` makes the next run's specification from its reason."""
+
+    spec: Callable[[str], RunSpec]
+    on_save: plan.OnSave
+    save_signal: int
+    debounce_s: float
+    idle_timeout_s: float
+
+
+@dataclass(slots=True)
+class _Saved:
+    """Since the last transition: when the first hint came, and how long scans took."""
+
+    hinted_ns: int = 0
+    newest_mtime_ns: int = 0
+    times: ScanTimes = field(default_factory=ScanTimes)
+
+
+class Loop:
+    """One `up`. `run` returns after `leave`; `events` is then drained and ends with None."""
+
+    def __init__(self, session: Session, config: LoopConfig) -> None:
+        self.events: asyncio.Queue[SessionEvent | None] = asyncio.Queue(EVENT_QUEUE)
+        self.live_run: int | None = None
+        self._session = session
+        self._config = config
+        self._planner = plan.Planner(config.on_save)
+        self._inbox: asyncio.Queue[plan.Event] = asyncio.Queue()
+        self._attachment: Attachment | None = None
+        self._announced: dict[int, asyncio.Event] = {}
+        self._cycles: dict[int, Cycle] = {}
+        self._replied_ns: dict[int, int] = {}
+        self._saved = _Saved()
+        self._leaving = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+
+    # -- what a front end asks for
+
+    def rerun(self, reason: str = "rerun") -> None:
+        self._inbox.put_nowait(plan.RerunAsked(reason))
+
+    def stop(self) -> None:
+        """Ends the live run; a second call kills it."""
+        self._inbox.put_nowait(plan.StopAsked())
+
+    def pause(self, paused: bool) -> None:
+        self._inbox.put_nowait(plan.PauseSet(paused))
+        self.events.put_nowait(Paused(paused))
+
+    def interrupt(self) -> None:
+        """SIGINT to the live run."""
+        if self.live_run is not None and self._attachment is not None:
+            self._spawn(self._attachment.signal(signal.SIGINT, run=self.live_run))
+
+    def leave(self) -> None:
+        self._leaving.set()
+
+    # -- the loop
+
+    async def run(self) -> None:
+        """Until `leave`; the live run is stopped then."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._spawn(self._watch())
+                self._spawn(self._stay_connected())
+                await self._leaving.wait()
+                await self._stop_live_run()
+                raise _Left
+        except* _Left:
+            pass
+        finally:
+            await self.events.put(None)
+
+    def _spawn(self, work: Coroutine[object, object, object]) -> None:
+        self._tasks.create_task(work)
+
+    async def _stop_live_run(self) -> None:
+        if self.live_run is None:
+            return
+        with contextlib.suppress(AgentGone):
+            await self._session.client.stop_run(self._session.workspace.id, self.live_run)
+
+    async def _watch(self) -> None:
+        root, scanner = self._session.project.root, self._session.scanner
+        hints = watch(root, scanner, quiet_s=self._config.debounce_s)
+        async with contextlib.aclosing(hints):
+            async for hint in hints:
+                await self._on_hint(hint)
+
+    async def _on_hint(self, hint: Hint) -> None:
+        if not self._saved.hinted_ns:
+            self._saved.hinted_ns = time.time_ns()
+        match hint:
+            case DirsChanged(changed):
+                self._inbox.put_nowait(plan.DirsChanged(changed))
+            case ScanAll():
+                self._inbox.put_nowait(plan.DirsChanged(None))
+            case WatchLimited(text, advice):
+                await self.events.put(Notice(text, advice))
+            case _:
+                assert_never(hint)
+
+    async def _stay_connected(self) -> None:
+        delay_s = 0.1
+        while True:
+            await self.events.put(Connected(self._session.facts))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._follow_runs())
+                    tasks.create_task(self._carry_out_plan(tasks))
+            except* AgentGone as group:
+                reason = str(group.exceptions[0])
+            if self.live_run is not None:
+                self._inbox.put_nowait(plan.RunEnded(self.live_run))
+                self.live_run = None
+            while True:
+                await self.events.put(Reconnecting(reason, delay_s))
+                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+                delay_s = min(delay_s * 2, LONGEST_BACKOFF_S)
+                try:
+                    await self._session.reconnect(idle_timeout_s=self._config.idle_timeout_s)
+                    break
+                except DevloopError as error:
+                    reason = str(error)
+            self._inbox.put_nowait(plan.DirsChanged(None))
+
+    # -- runs
+
+    async def _follow_runs(self) -> None:
+        session = self._session
+        attaching = session.client.attach_to_owner(session.workspace, session.owner)
+        async with attaching as self._attachment:
+            async for event in self._attachment:
+                match event:
+                    case LogRecord():
+                        await self._on_record(event)
+                    case Run():
+                        await self._on_run(event)
+
+    async def _on_record(self, record: LogRecord) -> None:
+        await self._announcement(record.run).wait()
+        cycle = self._cycles.get(record.run)
+        if cycle is not None and cycle.output_s == 0.0:
+            since_s = (time.time_ns() - self._replied_ns[record.run]) / 1e9
+            self._cycles[record.run] = replace(cycle, output_s=max(since_s, 1e-6))
+            await self.events.put(FirstOutput(record.run, self._cycles[record.run]))
+        await self.events.put(record)
+
+    async def _on_run(self, run: Run) -> None:
+        if run.live:
+            return
+        await self._announcement(run.number).wait()
+        await self.events.put(RunFinished(run))
+        if self.live_run == run.number:
+            self.live_run = None
+        self._announced.pop(run.number, None)
+        self._cycles.pop(run.number, None)
+        self._replied_ns.pop(run.number, None)
+        self._inbox.put_nowait(plan.RunEnded(run.number))
+        if self._session.project.outputs:
+            self._spawn(self._pull())
+
+    def _announcement(self, number: int) -> asyncio.Event:
+        """Set when the front end has heard that the run started: its output comes after that."""
+        return self._announced.setdefault(number, asyncio.Event())
+
+    async def _pull(self) -> None:
+        try:
+            result = await self._session.pull()
+        except DevloopError as error:
+            await self.events.put(Notice(f"outputs: {error}", error.hint))
+            return
+        if result.files or result.kept:
+            await self.events.put(Pulled(result.files, result.size_bytes, tuple(result.kept)))
+
+    # -- the plan
+
+    async def _carry_out_plan(self, tasks: asyncio.TaskGroup) -> None:
+        actions = self._planner.start()
+        while True:
+            for action in actions:
+                tasks.create_task(self._try(action))
+            actions = self._planner.handle(await self._inbox.get())
+
+    async def _try(self, action: plan.Action) -> None:
+        """A failure is told, and waits for the next save; only a lost agent goes further up."""
+        try:
+            await self._perform(action)
+        except AgentGone:
+            raise
+        except DevloopError as error:
+            await self.events.put(Notice(str(error), error.hint))
+            if isinstance(action, plan.Apply):
+                self._inbox.put_nowait(plan.ApplyFailed())
+
+    async def _perform(self, action: plan.Action) -> None:
+        match action:
+            case plan.Scan(changed):
+                await self._scan(changed)
+            case plan.Apply():
+                await self._apply(action)
+            case plan.StopRun(number, kill):
+                await self._session.client.stop_run(self._session.workspace.id, number, kill=kill)
+            case plan.SignalRun(number):
+                assert self._attachment is not None
+                await self._attachment.signal(self._config.save_signal, run=number)
+            case _:
+                assert_never(action)
+
+    async def _scan(self, changed: frozenset[bytes] | None) -> None:
+        session = self._session
+        before = session.last_scan
+        began = time.perf_counter()
+        try:
+            scan = await session.scan(changed)
+        except RootGone as error:
+            await self.events.put(Notice(str(error), error.hint))
+            tree = before.tree.digest if before is not None else None
+            if tree is not None:
+                self._inbox.put_nowait(plan.ScanFinished(tree, suspicious=True))
+            return
+        self._saved.times.scan_s += time.perf_counter() - began
+        if scan.problems:
+            await self.events.put(Skipped(scan.problems))
+        suspicious = await self._is_suspicious(scan)
+        self._note_saved(scan)
+        self._inbox.put_nowait(
+            plan.ScanFinished(
+                scan.tree.digest, tuple(change.path for change in scan.changed), suspicious
+            )
+        )
+
+    async def _is_suspicious(self, scan: Scan) -> bool:
+        """An unmounted disk looks like a deletion of everything."""
+        known = self._session.pusher.known
+        if scan.tree.entries or known is None or not known.entries:
+            return False
+        if scan.emptied:
+            notice = Notice(
+                "the project folder is empty now; nothing is deleted on the box",
+                "is its disk mounted? To follow an emptied folder, start `devloop up` again",
+            )
+            await self.events.put(notice)
+        return True
+
+    def _note_saved(self, scan: Scan) -> None:
+        saved = self._saved
+        if not scan.changed:
+            if self._planner.is_idle:
+                self._saved = _Saved()
+            return
+        for change in scan.changed:
+            if isinstance(change.new, File):
+                saved.newest_mtime_ns = max(saved.newest_mtime_ns, change.new.mtime_ns)
+
+    async def _apply(self, action: plan.Apply) -> None:
+        saved, self._saved = self._saved, _Saved()
+        pushed = await self._push(action, saved)
+        run = pushed.applied.run
+        if run is not None:
+            await self._announce(run, action, pushed, saved)
+        self._inbox.put_nowait(
+            plan.ApplyFinished(pushed.tree, run.number if run is not None else None)
+        )
+
+    async def _push(self, action: plan.Apply, saved: _Saved) -> Pushed:
+        spec = self._config.spec(action.reason) if action.start else None
+        on_busy = OnBusy.UNDER if action.under else OnBusy.FAIL
+        pushed = await self._session.push(
+            run=spec, stop_runs=action.stop_runs, on_busy=on_busy, times=saved.times
+        )
+        if pushed.applied.busy:
+            await self.events.put(Waiting(pushed.applied.busy))
+            pushed = await self._session.push(
+                run=spec, stop_runs=action.stop_runs, on_busy=OnBusy.WAIT, times=saved.times
+            )
+        return pushed
+
+    async def _announce(self, run: Run, action: plan.Apply, pushed: Pushed, saved: _Saved) -> None:
+        self.live_run = run.number if run.live else None
+        self._replied_ns[run.number] = time.time_ns()
+        cycle = _cycle(pushed, saved)
+        self._cycles[run.number] = cycle
+        await self.events.put(
+            RunStarted(
+                run,
+                cycle,
+                action.paths,
+                pushed.applied.files_written,
+                pushed.bytes_sent,
+                pushed.applied.saved_aside,
+            )
+        )
+        self._announcement(run.number).set()
+
+
+class _Left(Exception):
+    """The user leaves."""
+
+
+def _cycle(pushed: Pushed, saved: _Saved) -> Cycle:
+    timings = pushed.applied.timings
+    agent_ns = timings.stage_ns + timings.stop_ns + timings.apply_ns + timings.start_ns
+    detect_ns = saved.hinted_ns - saved.newest_mtime_ns if saved.hinted_ns else 0
+    return Cycle(
+        detect_s=detect_ns / 1e9 if 0 <= detect_ns < FRESH_SAVE_S * 1e9 else 0.0,
+        scan_s=saved.times.scan_s,
+        upload_s=pushed.upload_ns / 1e9,
+        link_s=max(pushed.call_ns - agent_ns, 0) / 1e9,
+        stage_s=timings.stage_ns / 1e9,
+        stop_s=timings.stop_ns / 1e9,
+        apply_s=timings.apply_ns / 1e9,
+        start_s=timings.start_ns / 1e9,
+    )

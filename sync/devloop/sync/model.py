@@ -1,0 +1,228 @@
+"""What the laptop half knows of the agent's world, as plain values. No protocol, no screen."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from devloop.cafs.digest import Digest
+
+__all__ = [
+    "Applied",
+    "AttachEvent",
+    "HostFacts",
+    "LogRecord",
+    "LogStream",
+    "OnBusy",
+    "Output",
+    "Run",
+    "RunEnd",
+    "RunSpec",
+    "RunState",
+    "SavedAside",
+    "StdinAck",
+    "Timings",
+    "WorkspaceRef",
+]
+
+
+class RunState(IntEnum):
+    """Values as in the protocol."""
+
+    STARTING = 1
+    RUNNING = 2
+    STOPPING = 3
+    ENDED = 4
+
+
+class LogStream(IntEnum):
+    """Values as in the protocol."""
+
+    STDOUT = 1
+    STDERR = 2
+    DEVLOOP = 3
+    GAP = 4
+
+
+class OnBusy(IntEnum):
+    """What happens when others' live runs are pinned to another tree; values as in the protocol."""
+
+    FAIL = 0
+    WAIT = 1
+    UNDER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """The box, and the agent on it."""
+
+    agent_version: str
+    agent_pid: int
+    capabilities: frozenset[str]
+    live_runs: int
+    hostname: str
+    os: str
+    machine: str
+    python: str
+    cpus: int
+    memory_bytes: int
+    isolation: str
+    isolation_hint: str
+    state_dir: str
+    disk_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceRef:
+    """A project's workspace on the box."""
+
+    id: str
+    name: str
+    local_root: bytes = b""  # the project, when the box is this machine
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What to run, and how. Durations in seconds; 0 for `lease_s` means no lease."""
+
+    argv: tuple[bytes, ...]
+    env: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    env_is_whole: bool = False
+    tty: bool = False
+    rows: int = 0
+    columns: int = 0
+    stdin: bool = False
+    warm: bool = True
+    preload: tuple[str, ...] = ()
+    stop_timeout_s: float = 2.0
+    lease_s: float = 0.0
+    reason: str = ""
+    outputs: tuple[str, ...] = ()
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended. `start_failed`: the command never ran."""
+
+    exit_code: int
+    signal: int
+    reason: str
+    peak_memory_bytes: int
+    user_s: float
+    system_s: float
+    wall_s: float
+    start_failed: bool
+    detail: str
+
+    @property
+    def status(self) -> int:
+        """What a shell would say: the exit code, or 128 + the signal's number."""
+        return 128 + self.signal if self.signal else self.exit_code
+
+    @property
+    def words(self) -> str:
+        """For people: "exit 1", "SIGKILL"."""
+        if not self.signal:
+            return f"exit {self.exit_code}"
+        try:
+            return signal.Signals(self.signal).name
+        except ValueError:
+            return f"signal {self.signal}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as the agent last described it. Times are Unix nanoseconds, 0 = not yet."""
+
+    number: int
+    workspace_id: str
+    workspace_name: str
+    tree: Digest
+    argv: tuple[bytes, ...]
+    reason: str
+    outputs: tuple[str, ...]
+    tty: bool
+    state: RunState
+    started_ns: int
+    first_output_ns: int
+    ended_ns: int
+    end: RunEnd
+    start_kind: str
+    start_note: str
+    pid: int
+
+    @property
+    def live(self) -> bool:
+        return self.state is not RunState.ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAside:
+    """A file that had changed on the box, and where it is kept there."""
+
+    path: bytes
+    kept_at: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """The agent's share of a cycle, in nanoseconds."""
+
+    stage_ns: int
+    stop_ns: int
+    apply_ns: int
+    start_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of a transition. With `missing` or `busy`, nothing was changed on the box."""
+
+    missing: tuple[Digest, ...]
+    busy: tuple[int, ...]
+    files_written: int
+    files_deleted: int
+    bytes_written: int
+    saved_aside: tuple[SavedAside, ...]
+    run: Run | None
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A piece of output as it was read. For a GAP, what was dropped there."""
+
+    run: int
+    number: int
+    time_ns: int
+    stream: LogStream
+    data: bytes
+    dropped_records: int = 0
+    dropped_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StdinAck:
+    """How much of stdin the agent has taken; `closed`: the program reads no more."""
+
+    received_bytes: int
+    closed: bool
+
+
+AttachEvent: TypeAlias = Run | LogRecord | StdinAck
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file that runs made in the workspace."""
+
+    path: bytes
+    size_bytes: int
+    mtime_ns: int
+    mode: int

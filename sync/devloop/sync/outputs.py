@@ -1,0 +1,154 @@
+"""Pulling outputs: files that runs made on the box come back into the project.
+
+Only paths under the configured patterns are written, whatever the agent says, and never through a
+symbolic link. A local file is replaced only when it is one that an earlier pull wrote and nobody
+touched since; any other is kept, and named. An interrupted download is taken up where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from devloop.cafs.beneath import Root
+from devloop.cafs.digest import Hasher
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.patterns import Patterns
+
+from .client import RemoteError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .client import AgentClient
+    from .model import Output
+
+__all__ = ["OutputRefused", "Pull", "PullResult"]
+
+PART_SUFFIX = b".devloop-part"
+READ_BYTES = 1 << 20
+
+
+class OutputRefused(DevloopError):
+    """The agent offered a file that the configuration does not ask for."""
+
+    hint = "the agent is broken or hostile: nothing was written"
+
+
+@dataclass(slots=True)
+class PullResult:
+    files: int = 0
+    size_bytes: int = 0
+    kept: list[bytes] = field(default_factory=list)  # local files that differ, and were left alone
+    unfinished: list[bytes] = field(default_factory=list)  # still being written on the box
+
+
+class Pull:
+    """Pulls the outputs of one workspace into one project."""
+
+    def __init__(
+        self,
+        client: AgentClient,
+        workspace_id: str,
+        root: Path,
+        patterns: tuple[str, ...],
+        ledger: Path,
+    ) -> None:
+        """`ledger` is a file that remembers, between sessions, what was pulled."""
+        self._client = client
+        self._workspace_id = workspace_id
+        self._root_path = root
+        self._patterns = patterns
+        self._ledger_path = ledger
+        self._ledger = _read_ledger(ledger)
+
+    async def run(self) -> PullResult:
+        """Raises OutputRefused, and what the agent's calls raise."""
+        result = PullResult()
+        if not self._patterns:
+            return result
+        offered = await self._client.list_outputs(self._workspace_id, self._patterns)
+        wanted = Patterns(list(self._patterns))
+        with Root(self._root_path) as root:
+            for output in offered:
+                if not _is_wanted(wanted, output.path):
+                    raise OutputRefused(f"the agent offered {os.fsdecode(output.path)}")
+                await self._pull_one(root, output, result)
+        self._write_ledger()
+        return result
+
+    async def _pull_one(self, root: Root, output: Output, result: PullResult) -> None:
+        found = root.lstat(output.path)
+        if found is not None:
+            here = (found.st_size, found.st_mtime_ns)
+            if here == (output.size_bytes, output.mtime_ns):
+                return
+            if self._ledger.get(_key(output.path)) != here:
+                result.kept.append(output.path)
+                return
+        try:
+            await self._download(root, output)
+        except RemoteError as error:
+            if error.kind != "OutputChanged":
+                raise
+            result.unfinished.append(output.path)
+            return
+        self._ledger[_key(output.path)] = (output.size_bytes, output.mtime_ns)
+        result.files += 1
+        result.size_bytes += output.size_bytes
+
+    async def _download(self, root: Root, output: Output) -> None:
+        directory_fd, name = root.parent(output.path, create=True)
+        # The name ties the part to one version of the file.
+        version = b"%x-%x" % (output.size_bytes, output.mtime_ns)
+        part = b"." + name[:180] + b"." + version + PART_SUFFIX
+        fd = os.open(
+            part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory_fd
+        )
+        with os.fdopen(fd, "r+b") as file:
+            hasher, digest = Hasher(), b""
+            while data := file.read(READ_BYTES):
+                hasher.update(data)
+            offset = file.tell()
+            pieces = self._client.read_output(self._workspace_id, output, offset)
+            async with contextlib.aclosing(pieces):
+                async for data, stated in pieces:
+                    hasher.update(data)
+                    file.write(data)
+                    digest = stated
+            file.flush()
+            if hasher.digest() != digest:
+                os.unlink(part, dir_fd=directory_fd)
+                raise OutputRefused(f"{os.fsdecode(output.path)} was damaged on its way")
+            os.fchmod(file.fileno(), output.mode | 0o600)
+            os.utime(file.fileno(), ns=(output.mtime_ns, output.mtime_ns))
+        os.rename(part, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+
+    def _write_ledger(self) -> None:
+        self._ledger_path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._ledger_path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._ledger))
+        temporary.replace(self._ledger_path)
+
+
+def _is_wanted(patterns: Patterns, path: bytes) -> bool:
+    """Does the path itself, or a directory above it, match?"""
+    parts = path.split(b"/")
+    if any(part in (b"", b".", b"..", b".git") for part in parts):
+        return False
+    above = (b"/".join(parts[:depth]) for depth in range(1, len(parts)))
+    return patterns.match(path, False) or any(patterns.match(dir_, True) for dir_ in above)
+
+
+def _key(path: bytes) -> str:
+    return os.fsdecode(path)
+
+
+def _read_ledger(path: Path) -> dict[str, tuple[int, int]]:
+    try:
+        return {key: (size, mtime) for key, (size, mtime) in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}

@@ -1,0 +1,230 @@
+"""Bringing a tree to the box: find out what the agent lacks, upload it, apply.
+
+Owns the knowledge of what the agent holds, which makes the usual save one call: the blobs of a
+small change travel inside the transition. Being wrong about it costs a round trip, never bytes:
+the agent names what it lacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+from devloop.cafs.digest import Digest
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.tree import File, Node, diff_trees, walk_tree
+
+from .model import OnBusy
+from .upload import (
+    Data,
+    Outgoing,
+    SmallBlob,
+    SmallBlobs,
+    Upload,
+    make_recipe,
+    questions,
+    worth_chunking,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .client import AgentClient
+    from .model import Applied, RunSpec, WorkspaceRef
+    from .upload import Frame, Recipe, SourceChanged
+
+__all__ = ["NotConverging", "Pushed", "Pusher", "SourcesChanged"]
+
+INLINE_BYTES = 512 << 10
+INLINE_BLOBS = 256
+MAX_ROUNDS = 8
+
+
+class SourcesChanged(DevloopError):
+    """Files changed between their scan and their upload: scan again. Nothing changed on the box."""
+
+    def __init__(self, changed: list[SourceChanged]) -> None:
+        first = os.fsdecode(changed[0].path)
+        super().__init__(f"{first} changed while it was uploaded")
+        self.dirs = frozenset(change.path.rpartition(b"/")[0] for change in changed)
+
+
+class NotConverging(DevloopError):
+    """The agent goes on to lack blobs that it was sent."""
+
+    hint = "its disk may be failing: `devloop doctor`"
+
+
+@dataclass(slots=True)
+class Pushed:
+    """What came of a push. `upload_ns` is this side's share, `call_ns` the whole last call."""
+
+    applied: Applied
+    tree: Digest
+    blobs_sent: int = 0
+    bytes_sent: int = 0
+    upload_ns: int = 0
+    call_ns: int = 0
+
+
+@dataclass(slots=True)
+class _Sent:
+    blobs: int = 0
+    size_bytes: int = 0
+
+    def count(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            if isinstance(frame, SmallBlobs):
+                self.blobs += len(frame.blobs)
+                self.size_bytes += sum(len(blob.data) for blob in frame.blobs)
+            else:
+                self.blobs += int(frame.end)
+                self.size_bytes += sum(
+                    len(segment.data) for segment in frame.segments if isinstance(segment, Data)
+                )
+            yield frame
+
+
+@dataclass(slots=True)
+class Pusher:
+    """Pushes trees of one project to one workspace. Not for concurrent use."""
+
+    client: AgentClient
+    workspace: WorkspaceRef
+    root: Path
+    compress: bool
+    # The tree that the workspace is known to hold, with all its blobs in the agent's store.
+    known: Node | None = field(default=None)
+
+    async def push(
+        self,
+        tree: Node,
+        *,
+        run: RunSpec | None = None,
+        stop_runs: tuple[int, ...] = (),
+        on_busy: OnBusy = OnBusy.FAIL,
+    ) -> Pushed:
+        """Raises SourcesChanged when files are no longer what `tree` says, and what calls raise."""
+        sent = _Sent()
+        began = time.perf_counter_ns()
+        inline = await self._small_change(tree, sent)
+        for _ in range(MAX_ROUNDS):
+            call_began = time.perf_counter_ns()
+            applied = await self.client.apply(
+                self.workspace,
+                tree.digest,
+                blobs=inline,
+                run=run,
+                stop_runs=stop_runs,
+                on_busy=on_busy,
+                repair=self.known is None,
+            )
+            if not applied.missing:
+                if not applied.busy:
+                    self.known = tree
+                now = time.perf_counter_ns()
+                return Pushed(
+                    applied,
+                    tree.digest,
+                    sent.blobs,
+                    sent.size_bytes,
+                    call_began - began,
+                    now - call_began,
+                )
+            inline = []
+            await self._upload_missing(tree, sent)
+        raise NotConverging(f"the agent still lacks {applied.missing[0].short}")
+
+    # -- a small change travels in the call
+
+    async def _small_change(self, tree: Node, sent: _Sent) -> list[SmallBlob]:
+        """The blobs that are new since the known tree; empty when they are many, or unknown."""
+        if self.known is None or self.known.digest == tree.digest:
+            return []
+        blobs = list(_new_blobs(self.known, tree))
+        size_bytes = sum(blob.size_bytes for blob in blobs)
+        if len(blobs) > INLINE_BLOBS or size_bytes > INLINE_BYTES:
+            return []
+        upload = Upload(self._open, compress=self.compress)
+        frames = list(sent.count(upload.frames(blobs)))
+        if upload.changed:
+            raise SourcesChanged(upload.changed)
+        return [blob for frame in frames if isinstance(frame, SmallBlobs) for blob in frame.blobs]
+
+    # -- anything else is asked for, and uploaded ahead
+
+    async def _upload_missing(self, tree: Node, sent: _Sent) -> None:
+        blobs = {blob.digest: blob for blob in _all_blobs(tree)}
+        missing = await self.client.missing(list(blobs))
+        bases = _previous_versions(self.known, tree)
+        outgoing = [blobs[d]._replace(base=bases.get(d)) for d in missing]
+        upload = Upload(self._open, compress=self.compress)
+        recipes = await self._recipes(outgoing, upload)
+        await self.client.put(sent.count(upload.frames(outgoing, recipes)))
+        if upload.changed:
+            raise SourcesChanged(upload.changed)
+
+    async def _recipes(self, outgoing: list[Outgoing], upload: Upload) -> dict[Digest, Recipe]:
+        """How to make each large new version of a file from the one that the agent holds."""
+        recipes: dict[Digest, Recipe] = {}
+        for blob in outgoing:
+            if blob.base is None or not worth_chunking(blob):
+                continue
+            chunks = await asyncio.to_thread(upload.chunks, blob)
+            ranges = []
+            for question in questions(chunks):
+                ranges += await self.client.find_chunks(blob.base, question) or []
+            if chunks and len(ranges) == len(chunks):
+                recipe = make_recipe(blob.base, chunks, ranges)
+                if recipe is not None:
+                    recipes[blob.digest] = recipe
+        return recipes
+
+    def _open(self, path: bytes) -> BinaryIO:
+        """Raises OSError for what is not a regular file any more; never waits on a FIFO."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.fdopen(os.open(os.path.join(os.fsencode(self.root), path), flags), "rb")
+
+
+def _new_blobs(old: Node, new: Node) -> Iterator[Outgoing]:
+    """Tree nodes and files of `new` that `old` does not have at the same path."""
+    yield from _new_nodes(old, new)
+    for change in diff_trees(old, new):
+        if isinstance(change.new, File) and not (
+            isinstance(change.old, File) and change.old.digest == change.new.digest
+        ):
+            yield Outgoing(change.new.digest, change.new.size_bytes, change.path)
+
+
+def _new_nodes(old: Node | None, new: Node) -> Iterator[Outgoing]:
+    if old is not None and old.digest == new.digest:
+        return
+    yield _outgoing_node(new)
+    for name, child in new.children.items():
+        yield from _new_nodes(old.children.get(name) if old is not None else None, child)
+
+
+def _all_blobs(tree: Node) -> Iterator[Outgoing]:
+    yield from _new_nodes(None, tree)
+    for path, entry in walk_tree(tree):
+        if isinstance(entry, File):
+            yield Outgoing(entry.digest, entry.size_bytes, path)
+
+
+def _outgoing_node(node: Node) -> Outgoing:
+    return Outgoing(node.digest, len(node.encoded), b"a directory's node", data=node.encoded)
+
+
+def _previous_versions(old: Node | None, new: Node) -> dict[Digest, Digest]:
+    """For each changed file, the blob that the agent held at its path."""
+    if old is None:
+        return {}
+    return {
+        change.new.digest: change.old.digest
+        for change in diff_trees(old, new)
+        if isinstance(change.old, File) and isinstance(change.new, File)
+    }

@@ -1,0 +1,175 @@
+"""One project on one target: scans, pushes, runs. The only owner of the connection.
+
+`Session` is what one-shot verbs use; `loop.py` builds `up` on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from devloop.cafs import dirs
+from devloop.cafs.digest import digest_of
+from devloop.cafs.errors import DevloopError
+
+from . import local
+from .ignore import Ignore
+from .model import OnBusy, WorkspaceRef
+from .outputs import Pull
+from .push import Pusher, SourcesChanged
+from .scan import Scanner
+from .statcache import StatCache
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .client import AgentClient
+    from .model import HostFacts, RunSpec
+    from .outputs import PullResult
+    from .push import Pushed
+    from .scan import Scan
+
+__all__ = ["NeverQuiet", "Project", "ScanTimes", "Session", "workspace_of"]
+
+MAX_RESCANS = 20
+
+
+class NeverQuiet(DevloopError):
+    """A file of the project changes faster than it can be read."""
+
+    hint = "add it to .devloopignore, or to sync.outputs if runs write it"
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What sync needs to know of a project."""
+
+    root: Path  # absolute
+    ignore: tuple[str, ...] = ()  # gitignore syntax
+    outputs: tuple[str, ...] = ()  # gitignore syntax
+
+
+@dataclass(slots=True)
+class ScanTimes:
+    """How long the scans of one push took, in seconds."""
+
+    scan_s: float = 0.0
+
+
+def workspace_of(root: Path) -> WorkspaceRef:
+    """The workspace of a project of this user on this machine."""
+    name = root.name or "root"
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "project"
+    owner = f"{socket.gethostname()}\0{os.getuid()}\0".encode()
+    tag = digest_of(owner + os.fsencode(root)).hex()[:8]
+    return WorkspaceRef(f"{slug}-{tag}", name, os.fsencode(root))
+
+
+@dataclass(slots=True)
+class Session:
+    """Use `open`; close it. One operation at a time."""
+
+    project: Project
+    workspace: WorkspaceRef
+    client: AgentClient
+    facts: HostFacts
+    scanner: Scanner
+    pusher: Pusher
+    # Names this session's runs among those of the workspace.
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+    last_scan: Scan | None = None
+    _scanning: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @classmethod
+    async def open(cls, project: Project, *, idle_timeout_s: float) -> Session:
+        """Connects, starting the agent where it is the embedded one; scans meanwhile.
+
+        Raises what connecting raises, and RootGone.
+        """
+        workspace = workspace_of(project.root)
+        scanner = make_scanner(project, workspace)
+        scanning = asyncio.create_task(asyncio.to_thread(scanner.scan))
+        try:
+            client, facts = await local.connect(idle_timeout_s)
+        except BaseException:
+            scanning.cancel()
+            raise
+        try:
+            scan = await scanning
+        except BaseException:
+            await client.close()
+            raise
+        pusher = Pusher(client, workspace, project.root, compress=False)
+        return cls(project, workspace, client, facts, scanner, pusher, last_scan=scan)
+
+    async def close(self) -> None:
+        await self.client.close()
+        await asyncio.to_thread(_save_quietly, self.scanner)
+
+    async def reconnect(self, *, idle_timeout_s: float) -> None:
+        """After AgentGone. Raises what connecting raises."""
+        await self.client.close()
+        self.client, self.facts = await local.connect(idle_timeout_s)
+        self.pusher = Pusher(self.client, self.workspace, self.project.root, compress=False)
+
+    async def scan(self, changed_dirs: frozenset[bytes] | None = None) -> Scan:
+        """Everything, or these directories. Raises RootGone."""
+        async with self._scanning:
+            if changed_dirs is None:
+                self.last_scan = await asyncio.to_thread(self.scanner.scan)
+            else:
+                # A save: stats of one directory, cheaper than a thread's wake-up.
+                self.last_scan = self.scanner.rescan(changed_dirs)
+            return self.last_scan
+
+    async def push(
+        self,
+        *,
+        run: RunSpec | None = None,
+        stop_runs: tuple[int, ...] = (),
+        on_busy: OnBusy = OnBusy.FAIL,
+        times: ScanTimes | None = None,
+    ) -> Pushed:
+        """The last scan's tree, scanned again where files change meanwhile.
+
+        Raises NeverQuiet, and what calls raise.
+        """
+        for _ in range(MAX_RESCANS):
+            scan = self.last_scan or await self.scan()
+            try:
+                return await self.pusher.push(
+                    scan.tree, run=run, stop_runs=stop_runs, on_busy=on_busy
+                )
+            except SourcesChanged as error:
+                began = time.perf_counter()
+                last = error
+                await self.scan(error.dirs)
+                if times is not None:
+                    times.scan_s += time.perf_counter() - began
+        raise NeverQuiet(str(last))
+
+    async def pull(self) -> PullResult:
+        ledger = dirs.cache_dir() / "pulled" / f"{self.workspace.id}.json"
+        outputs = self.project.outputs
+        pull = Pull(self.client, self.workspace.id, self.project.root, outputs, ledger)
+        return await pull.run()
+
+
+def make_scanner(project: Project, workspace: WorkspaceRef) -> Scanner:
+    ignore = Ignore(project.root, ignore=project.ignore, outputs=project.outputs)
+    cache = StatCache(dirs.cache_dir() / "stat" / workspace.id)
+    return Scanner(project.root, ignore, cache)
+
+
+def _save_quietly(scanner: Scanner) -> None:
+    """The stat cache saves time only: a full disk must not spoil the exit."""
+    try:
+        scanner.save()
+    except OSError:
+        pass
