@@ -9,7 +9,15 @@ from blake3 import blake3
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DIGEST_BYTES", "Digest", "Hasher", "digest_of", "join_digests", "split_digests"]
+__all__ = [
+    "DIGEST_BYTES",
+    "Digest",
+    "Hasher",
+    "digest_of",
+    "digest_of_file",
+    "join_digests",
+    "split_digests",
+]
 
 DIGEST_BYTES = 32
 

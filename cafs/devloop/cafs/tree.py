@@ -22,7 +22,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .digest import DIGEST_BYTES, Digest, digest_of
+from .digest import Digest, digest_of
 from .errors import StoreError
 
 if TYPE_CHECKING:
@@ -50,10 +50,15 @@ MAX_TARGET_BYTES = 4095
 MAX_PATH_BYTES = 4095
 MAX_DEPTH = 256
 
+MAX_ENTRIES = 4_000_000
+
 _FILE, _DIR, _SYMLINK = 1, 2, 3
-_HEAD = struct.Struct(">BHB")
-_FILE_BODY = struct.Struct(">Qq32s")
-_TARGET_LEN = struct.Struct(">H")
+_MODE_LIMIT = 0o1000
+# One record layout for each length of name: packing a whole record in one call is what makes
+# encoding and decoding fast.
+_FILE_RECORDS = tuple(struct.Struct(f">BHB{n}sQq32s") for n in range(MAX_NAME_BYTES + 1))
+_DIR_RECORDS = tuple(struct.Struct(f">BHB{n}s32s") for n in range(MAX_NAME_BYTES + 1))
+_SYMLINK_RECORDS = tuple(struct.Struct(f">BHB{n}sH") for n in range(MAX_NAME_BYTES + 1))
 
 
 class TreeInvalid(StoreError):
@@ -82,22 +87,52 @@ Entry: TypeAlias = File | Dir | Symlink
 
 
 class Node:
-    """One directory of a tree, with its subdirectories below it. Immutable by convention."""
+    """One directory of a tree, with its subdirectories below it. Immutable by convention.
 
-    __slots__ = ("children", "digest", "encoded", "entries")
+    `total_entries`, `height` and `longest_path_bytes` are of the whole tree below, so that limits
+    are checked without walking it.
+    """
 
-    def __init__(self, entries: Mapping[bytes, Entry], children: Mapping[bytes, Node]) -> None:
-        """`children` holds the node of every `Dir` in `entries`.
+    __slots__ = (
+        "children",
+        "digest",
+        "encoded",
+        "entries",
+        "height",
+        "longest_path_bytes",
+        "total_entries",
+    )
+
+    def __init__(
+        self,
+        entries: Mapping[bytes, Entry],
+        children: Mapping[bytes, Node],
+        encoded: bytes | None = None,
+    ) -> None:
+        """`children` holds the node of every `Dir` in `entries`; `encoded` is their encoding,
+        when the caller has just decoded it.
 
         Raises TreeInvalid for a name, mode or target that the format does not allow.
         """
         self.entries = entries
         self.children = children
-        self.encoded = encode_node(entries)
+        self.encoded = encode_node(entries) if encoded is None else encoded
         self.digest = digest_of(self.encoded)
+        below = children.values()
+        self.total_entries: int = len(entries) + sum(node.total_entries for node in below)
+        self.height: int = 1 + max((node.height for node in below), default=-1)
+        self.longest_path_bytes: int = max(
+            max(map(len, entries), default=0),
+            max((_path_bytes(name, node) for name, node in children.items()), default=0),
+        )
 
     def __repr__(self) -> str:
         return f"Node({self.digest.short}…, {len(self.entries)} entries)"
+
+
+def _path_bytes(name: bytes, node: Node) -> int:
+    """The longest path through a directory of that name."""
+    return len(name) + (1 + node.longest_path_bytes if node.entries else 0)
 
 
 class Change(NamedTuple):
@@ -109,22 +144,30 @@ class Change(NamedTuple):
 
 
 def encode_node(entries: Mapping[bytes, Entry]) -> bytes:
+    """The one encoding of a directory. Raises TreeInvalid for what the format does not allow."""
+    _check_names(entries)
     parts = [MAGIC]
-    for name in sorted(entries):
-        entry = entries[name]
-        _check_name(name)
-        match entry:
-            case File(mode, size_bytes, mtime_ns, digest):
-                head = _HEAD.pack(_FILE, _checked_mode(mode), len(name))
-                body = _FILE_BODY.pack(size_bytes, mtime_ns, digest)
-            case Dir(mode, digest):
-                head, body = _HEAD.pack(_DIR, _checked_mode(mode), len(name)), digest
-            case Symlink(target):
-                _check_target(target)
-                head = _HEAD.pack(_SYMLINK, 0, len(name))
-                body = _TARGET_LEN.pack(len(target)) + target
-        parts += (head, name, body)
+    try:
+        for name in sorted(entries):
+            parts.append(_encode_entry(name, entries[name]))
+    except struct.error as error:
+        raise TreeInvalid(f"not a size, time or mode in {name!r}: {entries[name]}") from error
     return b"".join(parts)
+
+
+def _encode_entry(name: bytes, entry: Entry) -> bytes:
+    if isinstance(entry, File):
+        mode, size_bytes, mtime_ns, digest = entry
+        _check_mode(mode)
+        record = _FILE_RECORDS[len(name)]
+        return record.pack(_FILE, mode, len(name), name, size_bytes, mtime_ns, digest)
+    if isinstance(entry, Dir):
+        _check_mode(entry.mode)
+        return _DIR_RECORDS[len(name)].pack(_DIR, entry.mode, len(name), name, entry.digest)
+    target = entry.target
+    _check_target(target)
+    head = _SYMLINK_RECORDS[len(name)].pack(_SYMLINK, 0, len(name), name, len(target))
+    return head + target
 
 
 def decode_node(data: bytes) -> dict[bytes, Entry]:
@@ -141,45 +184,66 @@ def decode_node(data: bytes) -> dict[bytes, Entry]:
                 raise TreeInvalid(f"tree node is not sorted: {name!r} after {previous!r}")
             entries[name] = entry
             previous = name
-    except struct.error as error:
-        raise TreeInvalid(f"tree node is cut off at byte {offset}") from error
+    except (struct.error, IndexError) as error:
+        raise TreeInvalid(f"tree node is cut off in the entry at byte {offset}") from error
+    _check_names(entries)
     return entries
 
 
 def _decode_entry(data: bytes, offset: int) -> tuple[bytes, Entry, int]:
-    kind, mode, name_len = _HEAD.unpack_from(data, offset)
-    offset += _HEAD.size
-    name = _take(data, offset, name_len)
-    _check_name(name)
-    offset += name_len
+    """Checks everything but the name."""
+    kind, name_len = data[offset], data[offset + 3]
     if kind == _FILE:
-        size_bytes, mtime_ns, digest = _FILE_BODY.unpack_from(data, offset)
-        entry: Entry = File(_checked_mode(mode), size_bytes, mtime_ns, Digest(digest))
-        return name, entry, offset + _FILE_BODY.size
+        record = _FILE_RECORDS[name_len]
+        _, mode, _, name, size_bytes, mtime_ns, digest = record.unpack_from(data, offset)
+        _check_mode(mode)
+        entry: Entry = File(mode, size_bytes, mtime_ns, _as_digest(Digest, digest))
+        return name, entry, offset + record.size
     if kind == _DIR:
-        entry = Dir(_checked_mode(mode), Digest(_take(data, offset, DIGEST_BYTES)))
-        return name, entry, offset + DIGEST_BYTES
-    if kind == _SYMLINK and mode == 0:
-        (target_len,) = _TARGET_LEN.unpack_from(data, offset)
-        offset += _TARGET_LEN.size
-        target = _take(data, offset, target_len)
-        _check_target(target)
-        return name, Symlink(target), offset + target_len
-    raise TreeInvalid(f"tree node has an entry of kind {kind}, mode {mode:o}")
+        record = _DIR_RECORDS[name_len]
+        _, mode, _, name, digest = record.unpack_from(data, offset)
+        _check_mode(mode)
+        return name, Dir(mode, _as_digest(Digest, digest)), offset + record.size
+    if kind == _SYMLINK:
+        return _decode_symlink(data, offset, _SYMLINK_RECORDS[name_len])
+    raise TreeInvalid(f"tree node has an entry of kind {kind}")
 
 
-def _take(data: bytes, offset: int, size: int) -> bytes:
-    piece = data[offset : offset + size]
-    if len(piece) != size:
-        raise TreeInvalid(f"tree node is cut off at byte {offset}")
-    return piece
+def _decode_symlink(data: bytes, offset: int, record: struct.Struct) -> tuple[bytes, Entry, int]:
+    _, mode, _, name, target_len = record.unpack_from(data, offset)
+    if mode:
+        raise TreeInvalid(f"tree node has a symbolic link of mode {mode:o}")
+    start = offset + record.size
+    target = data[start : start + target_len]
+    if len(target) != target_len:
+        raise TreeInvalid(f"tree node is cut off at byte {start}")
+    _check_target(target)
+    return name, Symlink(target), start + target_len
 
 
-def _check_name(name: bytes) -> None:
+# A record's digest has its 32 bytes already: skip the check of Digest's constructor.
+_as_digest = bytes.__new__
+
+
+def _check_names(entries: Mapping[bytes, Entry]) -> None:
+    """All names in a few passes that run in C; the guilty one is looked for only when needed."""
+    joined = b"/".join(entries)
+    if (
+        joined.count(b"/") != max(len(entries) - 1, 0)
+        or b"\0" in joined
+        or b"" in entries
+        or b"." in entries
+        or b".." in entries
+        or max(map(len, entries), default=0) > MAX_NAME_BYTES
+    ):
+        guilty = next(name for name in entries if not _is_name(name))
+        raise TreeInvalid(f"not a file name: {guilty[:40]!r}")
+
+
+def _is_name(name: bytes) -> bool:
     if not name or len(name) > MAX_NAME_BYTES or name in (b".", b".."):
-        raise TreeInvalid(f"not a file name: {name[:40]!r}")
-    if b"/" in name or b"\0" in name:
-        raise TreeInvalid(f"not a file name: {name[:40]!r}")
+        return False
+    return b"/" not in name and b"\0" not in name
 
 
 def _check_target(target: bytes) -> None:
@@ -187,42 +251,68 @@ def _check_target(target: bytes) -> None:
         raise TreeInvalid(f"not a link target: {target[:40]!r}")
 
 
-def _checked_mode(mode: int) -> int:
-    if not 0 <= mode <= 0o777:
+def _check_mode(mode: int) -> None:
+    if not 0 <= mode < _MODE_LIMIT:
         raise TreeInvalid(f"not permission bits: {mode:o}")
-    return mode
 
 
 def empty_tree() -> Node:
     return Node({}, {})
 
 
-def load_tree(digest: Digest, get: Callable[[Digest], bytes], known: Node | None = None) -> Node:
+def load_tree(
+    digest: Digest,
+    get: Callable[[Digest], bytes],
+    known: Node | None = None,
+    *,
+    max_entries: int = MAX_ENTRIES,
+) -> Node:
     """The tree of that name, its nodes read through `get`; parts that `known` has are shared.
 
     `get` raises for a blob that is absent or corrupt; that passes through.
-    Raises TreeInvalid for a node that is malformed, or a tree deeper than 256 directories.
+    Raises TreeInvalid for a node that is malformed, and for a tree deeper than 256 directories,
+    with a path longer than 4095 bytes, or with more than `max_entries` entries.
     """
-    return _load(digest, get, known, depth=0, path_bytes=0)
+    return _Loader(get, max_entries).load(digest, known, 0)
 
 
-def _load(
-    digest: Digest, get: Callable[[Digest], bytes], known: Node | None, depth: int, path_bytes: int
-) -> Node:
-    if known is not None and known.digest == digest:
-        return known
-    if depth > MAX_DEPTH:
-        raise TreeInvalid(f"tree is deeper than {MAX_DEPTH} directories")
-    entries = decode_node(get(digest))
-    children: dict[bytes, Node] = {}
-    for name, entry in entries.items():
-        length = path_bytes + len(name) + 1
-        if length > MAX_PATH_BYTES:
-            raise TreeInvalid(f"tree has a path longer than {MAX_PATH_BYTES} bytes: …/{name!r}")
-        if isinstance(entry, Dir):
-            below = known.children.get(name) if known is not None else None
-            children[name] = _load(entry.digest, get, below, depth + 1, length)
-    return Node(entries, children)
+class _Loader:
+    """Reads each node once, however often a hostile tree repeats it."""
+
+    def __init__(self, get: Callable[[Digest], bytes], max_entries: int) -> None:
+        self._get = get
+        self._max_entries = max_entries
+        self._loaded: dict[Digest, Node] = {}
+
+    def load(self, digest: Digest, known: Node | None, depth: int) -> Node:
+        if depth > MAX_DEPTH:
+            raise TreeInvalid(f"tree is deeper than {MAX_DEPTH} directories")
+        node = known if known is not None and known.digest == digest else self._loaded.get(digest)
+        if node is None:
+            node = self._loaded[digest] = self._read(digest, known, depth)
+        self._check_limits(node, depth)
+        return node
+
+    def _read(self, digest: Digest, known: Node | None, depth: int) -> Node:
+        data = self._get(digest)
+        entries = decode_node(data)
+        children: dict[bytes, Node] = {}
+        for name, entry in entries.items():
+            if type(entry) is Dir:
+                below = known.children.get(name) if known is not None else None
+                children[name] = self.load(entry.digest, below, depth + 1)
+        node = Node(entries, children, data)
+        if node.digest != digest:
+            raise TreeInvalid(f"tree node {digest.short} does not hash to its name")
+        return node
+
+    def _check_limits(self, node: Node, depth: int) -> None:
+        if node.total_entries > self._max_entries:
+            raise TreeInvalid(f"tree has more than {self._max_entries:,} entries")
+        if depth + node.height > MAX_DEPTH:
+            raise TreeInvalid(f"tree is deeper than {MAX_DEPTH} directories")
+        if node.longest_path_bytes > MAX_PATH_BYTES:
+            raise TreeInvalid(f"tree has a path longer than {MAX_PATH_BYTES} bytes")
 
 
 def walk_tree(node: Node, prefix: bytes = b"") -> Iterator[tuple[bytes, Entry]]:

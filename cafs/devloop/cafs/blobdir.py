@@ -1,0 +1,220 @@
+"""The directory that holds a blob store: names, temporary files, renames. Never hashes.
+
+Layout, version 1
+    ROOT/version                "devloop blob store 1\\n"
+    ROOT/blobs/ab/cdef…         one whole blob a file, mode 0444; "ab" + "cdef…" is the digest in
+                                hex, mtime is when the blob was last put
+    ROOT/blobs/ab/.tmp-…        a blob being written, or left by a process that was killed
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from itertools import count
+from typing import TYPE_CHECKING
+
+from .digest import Digest
+from .errors import BlobMissing, StoreUnusable
+from .syscalls import flush_file, rename_exclusive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+__all__ = ["BlobDir", "Buffer", "free_bytes", "write_all"]
+
+Buffer = bytes | bytearray | memoryview
+
+VERSION = b"devloop blob store 1\n"
+_TEMP_PREFIX = ".tmp-"
+_PARENTS = tuple(f"{number:02x}" for number in range(256))
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class BlobDir:
+    def __init__(self, root: Path) -> None:
+        """Makes the directory unless it is there. Raises StoreUnusable."""
+        self.root = root
+        try:
+            _ensure_layout(root)
+            self.fd = os.open(root / "blobs", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise StoreUnusable(f"cannot use {root} as a blob store: {error.strerror}") from error
+        self._temp_prefix = f"{_TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-"
+        self._temp_numbers = count()
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def path_of(self, digest: Digest) -> Path:
+        return self.root / "blobs" / _name(digest)
+
+    # ------------------------------------------------------------------ blobs
+
+    def has(self, digest: Digest) -> bool:
+        return os.access(_name(digest), os.F_OK, dir_fd=self.fd)
+
+    def lstat(self, digest: Digest) -> os.stat_result:
+        try:
+            return os.stat(_name(digest), dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            raise BlobMissing(digest) from None
+
+    def open(self, digest: Digest) -> int:
+        try:
+            return os.open(_name(digest), _READ, dir_fd=self.fd)
+        except FileNotFoundError:
+            raise BlobMissing(digest) from None
+
+    def delete(self, digest: Digest) -> None:
+        self.unlink(_name(digest))
+
+    def unlink_open(self, digest: Digest, fd: int) -> None:
+        """Removes the file that `fd` has open, unless the name now belongs to another one."""
+        try:
+            if os.path.samestat(self.lstat(digest), os.fstat(fd)):
+                self.delete(digest)
+        except BlobMissing:
+            pass
+
+    def flush(self, digests: Iterable[Digest]) -> None:
+        """fsync of each file, then of the directories that hold them."""
+        names = [_name(digest) for digest in digests]
+        for name in names:
+            self._flush(name)
+        for parent in {name[:2] for name in names}:
+            self._flush(parent)
+
+    def _flush(self, name: str) -> None:
+        try:
+            fd = os.open(name, _READ, dir_fd=self.fd)
+        except FileNotFoundError:
+            return  # deleted since: nothing to keep
+        try:
+            flush_file(fd)
+        finally:
+            os.close(fd)
+
+    # ------------------------------------------------------------------ temporary files
+
+    def temp_name(self, digest: Digest) -> str:
+        """A name that nobody else uses, in the directory where the blob will be."""
+        return f"{_PARENTS[digest[0]]}/{self._temp_prefix}{next(self._temp_numbers)}"
+
+    def create_temp(self, temp: str) -> int:
+        return os.open(temp, _CREATE, 0o444, dir_fd=self.fd)
+
+    def write_temp(self, temp: str, data: Buffer) -> None:
+        fd = self.create_temp(temp)
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+
+    def publish(self, temp: str, digest: Digest) -> bool:
+        """Renames `temp` to the blob's name. False, and nothing done, when that is taken."""
+        try:
+            rename_exclusive(temp, _name(digest), self.fd)
+        except FileExistsError:
+            return False
+        return True
+
+    def replace(self, temp: str, digest: Digest) -> None:
+        os.replace(temp, _name(digest), src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def unlink(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            pass
+
+    def remove_temporaries(self, older_than_s: float) -> int:
+        newest = time.time() - older_than_s
+        removed = 0
+        for parent, name in self._names():
+            path = f"{parent}/{name}"
+            try:
+                if _is_temp(name) and os.stat(path, dir_fd=self.fd).st_mtime <= newest:
+                    os.unlink(path, dir_fd=self.fd)
+                    removed += 1
+            except FileNotFoundError:
+                continue
+        return removed
+
+    # ------------------------------------------------------------------ listing
+
+    def listing(self) -> Iterator[tuple[str, Digest | None]]:
+        """Every file below `blobs` but the temporary ones; None for a name that is no digest."""
+        for parent, name in self._names():
+            if not _is_temp(name):
+                yield f"{parent}/{name}", _digest_of_name(parent + name)
+
+    def _names(self) -> Iterator[tuple[str, str]]:
+        blobs = f"{self.root}/blobs/"
+        for parent in _PARENTS:
+            for name in os.listdir(blobs + parent):
+                yield parent, name
+
+
+def write_all(fd: int, data: Buffer) -> None:
+    written = os.write(fd, data)
+    if written == len(data):
+        return
+    with memoryview(data) as view:
+        while written < len(view):
+            written += os.write(fd, view[written:])
+
+
+def free_bytes(path: Path) -> int:
+    status = os.statvfs(path)
+    if not status.f_blocks:
+        return sys.maxsize  # a network file system that does not say
+    return status.f_bavail * status.f_frsize
+
+
+def _ensure_layout(root: Path) -> None:
+    blobs = root / "blobs"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _ensure_version(root)
+    blobs.mkdir(mode=0o700, exist_ok=True)
+    for parent in sorted(set(_PARENTS).difference(os.listdir(blobs))):
+        (blobs / parent).mkdir(mode=0o700, exist_ok=True)
+
+
+def _ensure_version(root: Path) -> None:
+    path = root / "version"
+    found = path.read_bytes() if path.exists() else b""
+    if found == VERSION:
+        return
+    # Empty is what a loss of power leaves of a file that was never synced.
+    if found:
+        raise StoreUnusable(
+            f"the blob store at {root} is of another version: {found[:40]!r}",
+            hint=f"remove {root}, or run the devloop that made it",
+        )
+    temp = root / f"{_TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+    temp.write_bytes(VERSION)
+    temp.replace(path)
+
+
+def _name(digest: Digest) -> str:
+    text = digest.hex()
+    return f"{text[:2]}/{text[2:]}"
+
+
+def _digest_of_name(text: str) -> Digest | None:
+    try:
+        digest = Digest.fromhex(text)
+    except ValueError:
+        return None
+    return digest if digest.hex() == text else None
+
+
+def _is_temp(name: str) -> bool:
+    return name.startswith(_TEMP_PREFIX)

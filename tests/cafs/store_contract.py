@@ -1,0 +1,151 @@
+"""What every `BlobStore` must do, as tests that run for each of them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from devloop.cafs.digest import Digest, digest_of
+from devloop.cafs.errors import BlobMismatch, BlobMissing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from devloop.cafs.store import BlobStore
+
+LARGE = bytes(range(256)) * 12_345
+WRONG = digest_of(b"something else")
+
+
+class BlobStoreContract:
+    """Subclasses provide the fixture `store`, an empty one."""
+
+    def test_what_was_put_can_be_got(self, store: BlobStore) -> None:
+        for data in (b"", b"a", LARGE):
+            store.put(digest_of(data), data)
+            assert store.get(digest_of(data)) == data
+            assert store.size_bytes(digest_of(data)) == len(data)
+            assert store.has(digest_of(data))
+
+    def test_any_buffer_can_be_put(self, store: BlobStore) -> None:
+        for data in (bytearray(b"one"), memoryview(b"two")):
+            store.put(digest_of(data), data)
+            assert store.get(digest_of(data)) == bytes(data)
+
+    def test_an_absent_blob_is_missing_to_every_reader(self, store: BlobStore) -> None:
+        for read in (
+            store.get,
+            store.size_bytes,
+            lambda digest: store.copy_to(digest, 1),
+            lambda digest: store.read_range(digest, 0, 1),
+        ):
+            with pytest.raises(BlobMissing):
+                read(WRONG)
+        assert not store.has(WRONG)
+
+    def test_bytes_under_a_wrong_name_are_refused_and_not_stored(self, store: BlobStore) -> None:
+        with pytest.raises(BlobMismatch):
+            store.put(WRONG, b"data")
+        assert list(store) == []
+
+    def test_putting_twice_is_putting_once(self, store: BlobStore) -> None:
+        digest = digest_of(b"data")
+        store.put(digest, b"data")
+        store.put(digest, b"data")
+        assert list(store) == [digest]
+
+    def test_missing_keeps_the_order_and_names_each_once(self, store: BlobStore) -> None:
+        a, b, c = (digest_of(data) for data in (b"a", b"b", b"c"))
+        store.put(b, b"b")
+        assert store.missing([c, b, a, c, b]) == [c, a]
+        assert store.missing([]) == []
+
+    def test_a_deleted_blob_is_missing(self, store: BlobStore) -> None:
+        digest = digest_of(b"data")
+        store.put(digest, b"data")
+        store.delete(digest)
+        store.delete(digest)
+        assert store.missing([digest]) == [digest]
+
+    def test_a_range_is_those_bytes_and_ends_with_the_blob(self, store: BlobStore) -> None:
+        digest = digest_of(LARGE)
+        store.put(digest, LARGE)
+        assert store.read_range(digest, 1000, 5000) == LARGE[1000:6000]
+        assert store.read_range(digest, len(LARGE) - 3, 100) == LARGE[-3:]
+        assert store.read_range(digest, len(LARGE), 100) == b""
+
+    def test_a_copy_is_the_blob(self, store: BlobStore, tmp_path: Path) -> None:
+        for number, data in enumerate((b"", b"small", LARGE)):
+            store.put(digest_of(data), data)
+            path = tmp_path / str(number)
+            with path.open("wb") as file:
+                assert store.copy_to(digest_of(data), file.fileno()) == len(data)
+            assert path.read_bytes() == data
+
+    def test_a_committed_writer_stores_its_blob(self, store: BlobStore) -> None:
+        digest = digest_of(LARGE)
+        with store.writer(digest, len(LARGE)) as writer:
+            for start in range(0, len(LARGE), 100_000):
+                writer.write(LARGE[start : start + 100_000])
+            assert not store.has(digest)
+            writer.commit()
+        assert store.get(digest) == LARGE
+
+    def test_a_writer_left_without_commit_stores_nothing(self, store: BlobStore) -> None:
+        with store.writer(digest_of(b"data"), 4) as writer:
+            writer.write(b"data")
+        with pytest.raises(KeyboardInterrupt), store.writer(digest_of(b"data"), 4) as writer:
+            raise KeyboardInterrupt
+        assert list(store) == []
+
+    @pytest.mark.parametrize("data", [b"dat", b"data!", b"date"])
+    def test_a_writer_refuses_other_bytes_than_announced(
+        self, store: BlobStore, data: bytes
+    ) -> None:
+        with pytest.raises(BlobMismatch):
+            _write(store, digest_of(b"data"), 4, data)
+        assert list(store) == []
+
+    def test_sync_returns_with_nothing_put_and_with_much_put(self, store: BlobStore) -> None:
+        store.sync()
+        digests = [digest_of(data) for data in _distinct(40)]
+        for digest, data in zip(digests, _distinct(40), strict=True):
+            store.put(digest, data)
+        store.sync()
+        assert store.missing(digests) == []
+
+    def test_threads_can_put_and_get_the_same_blobs(self, store: BlobStore) -> None:
+        blobs = {digest_of(data): data for data in _distinct(50)}
+        failures: list[Exception] = []
+        threads = [
+            threading.Thread(target=_put_and_get, args=(store, blobs, failures)) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert sorted(store) == sorted(blobs)
+
+
+def _write(store: BlobStore, digest: Digest, size_bytes: int, data: bytes) -> None:
+    with store.writer(digest, size_bytes) as writer:
+        writer.write(data)
+        writer.commit()
+
+
+def _distinct(count: int) -> list[bytes]:
+    return [b"blob %d " % number * 50 for number in range(count)]
+
+
+def _put_and_get(store: BlobStore, blobs: dict[Digest, bytes], failures: list[Exception]) -> None:
+    try:
+        for digest, data in sorted(blobs.items(), key=lambda _: os.urandom(4)):
+            store.put(digest, data)
+            assert store.get(digest) == data
+            store.sync()
+    except Exception as error:  # noqa: BLE001 - a thread's top: the test reports it
+        failures.append(error)
