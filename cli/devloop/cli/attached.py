@@ -1,7 +1,7 @@
 """One run, attached: its output here, and stdin, terminal size and signals there.
 
-Output is written as it came, byte for byte. A slow reader of ours slows the program, as a pipe
-would; it never stops this process from hearing Ctrl-C.
+A slow reader of ours slows the program, as a pipe would; it never stops this process from hearing
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,74 +9,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 import sys
 import termios
 import threading
 import tty
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from devloop.sync.model import LogRecord, LogStream, Run, StdinAck
+from devloop.cafs.errors import DevloopError
+from devloop.sync.client import AgentGone
+from devloop.sync.model import LogRecord, Run, StdinAck
 
 from .common import say
+from .output import OutputFailed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from devloop.sync.client import AgentClient, Attachment
 
-__all__ = ["Sink", "StreamSink", "attach_to_run", "terminal_size"]
+    from .output import Sink
+
+__all__ = ["Outcome", "attach_to_run", "terminal_size"]
 
 READ_BYTES = 64 << 10
-PROMPT_BYTES = 4096  # POSIX: a pipe that polls writable takes PIPE_BUF bytes without blocking
 STDIN_WINDOW_BYTES = 1 << 20
+LAST_OUTPUT_S = 0.5  # for what is on its way when Ctrl-C has ended the run
+ASK_S = 0.1
 
 
-class Sink(Protocol):
-    """Where a run's events go."""
+class Outcome(NamedTuple):
+    """How an attachment ended. `run` is None when a second Ctrl-C did not wait for its end."""
 
-    async def record(self, record: LogRecord) -> None: ...
+    run: Run | None
+    is_complete: bool = True  # all output was handed on
 
-    def state(self, run: Run) -> None: ...
-
-
-class StreamSink:
-    """stdout to stdout, stderr to stderr."""
-
-    async def record(self, record: LogRecord) -> None:
-        match record.stream:
-            case LogStream.STDOUT:
-                await write_all(1, record.data)
-            case LogStream.STDERR:
-                await write_all(2, record.data)
-            case LogStream.GAP:
-                say(
-                    f"{record.dropped_bytes:,} bytes of output are missing here: "
-                    "the log was at its size limit"
-                )
-            case LogStream.DEVLOOP:
-                say(record.data.decode(errors="replace").rstrip("\n"))
-
-    def state(self, run: Run) -> None:
-        pass
-
-
-async def write_all(fd: int, data: bytes) -> None:
-    """Raises BrokenPipeError when nobody reads."""
-    if len(data) <= PROMPT_BYTES and select.select([], [fd], [], 0)[1]:
-        os.write(fd, data)
-    else:
-        await asyncio.to_thread(_write_blocking, fd, data)
-
-
-def _write_blocking(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:  # our stdout is somebody's non-blocking descriptor
-            select.select([], [fd], [])
+    @property
+    def status(self) -> int:
+        return 128 + signal.SIGINT if self.run is None else self.run.end.status
 
 
 async def attach_to_run(
@@ -89,8 +59,8 @@ async def attach_to_run(
     is_tty: bool,
     holds_lease: bool = True,
     from_record: int = 0,
-) -> Run:
-    """Until the run has ended; returns it. Raises AgentGone, BrokenPipeError."""
+) -> Outcome:
+    """Until the run has ended. Raises AgentGone, BrokenPipeError, OutputFailed."""
     async with client.attach(
         workspace_id, number, from_record=from_record, lossless=True, holds_lease=holds_lease
     ) as attachment:
@@ -99,8 +69,8 @@ async def attach_to_run(
             if stdin:
                 attached.start_stdin()
             try:
-                return await attached.follow(sink)
-            except BrokenPipeError:
+                return await attached.until_end(sink)
+            except (BrokenPipeError, OutputFailed):
                 await client.stop_run(workspace_id, number)
                 raise
 
@@ -113,12 +83,47 @@ class _Attached:
         self._workspace_id = workspace_id
         self._number = number
         self._attachment = attachment
-        self._interrupts = 0
+        self._interrupted = {1: asyncio.Event(), 2: asyncio.Event()}
         self._tasks: set[asyncio.Task[object]] = set()
         self._acked_bytes = 0
         self._acked = asyncio.Event()
 
-    async def follow(self, sink: Sink) -> Run:
+    async def until_end(self, sink: Sink) -> Outcome:
+        """Ctrl-C ends this soon, however much of the output our reader has not taken yet."""
+        following = asyncio.create_task(self._follow(sink))
+        others = [asyncio.create_task(self._end_after(n)) for n in (1, 2)]
+        try:
+            await asyncio.wait([following, *others], return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                return Outcome(following.result())
+            run = next(task.result() for task in others if task.done())
+            return Outcome(run, is_complete=False)
+        finally:
+            for task in (following, *others):
+                task.cancel()
+            await asyncio.wait([following, *others])
+
+    async def _end_after(self, interrupts: int) -> Run | None:
+        await self._interrupted[interrupts].wait()
+        run = await (self._ended_run() if interrupts == 1 else self._kill())
+        await asyncio.sleep(LAST_OUTPUT_S)
+        if run is not None:
+            say(f"more was written than was read; `devloop logs {run.number}` prints it")
+        return run
+
+    async def _ended_run(self) -> Run:
+        """Asks, since what is attached hears of the end only after all of the output."""
+        while True:
+            for run in await self._client.list_runs(self._workspace_id):
+                if run.number == self._number and not run.live:
+                    return run
+            await asyncio.sleep(ASK_S)
+
+    async def _kill(self) -> None:
+        """Not waited for: a run whose output nobody reads ends when we are gone."""
+        self._spawn(self._client.stop_run(self._workspace_id, self._number, kill=True))
+
+    async def _follow(self, sink: Sink) -> Run:
         async for event in self._attachment:
             match event:
                 case LogRecord():
@@ -130,7 +135,7 @@ class _Attached:
                     sink.state(event)
                     if not event.live:
                         return event
-        raise AssertionError("an attachment ends with the run's end, or raises")
+        raise AgentGone("the agent has ended")
 
     # -- signals
 
@@ -155,11 +160,11 @@ class _Attached:
 
     def _interrupt(self) -> None:
         """The first is the program's to handle; a second one ends it."""
-        self._interrupts += 1
-        if self._interrupts == 1:
+        if not self._interrupted[1].is_set():
+            self._interrupted[1].set()
             self._forward(signal.SIGINT)
         else:
-            self._spawn(self._client.stop_run(self._workspace_id, self._number, kill=True))
+            self._interrupted[2].set()
 
     def _stop(self) -> None:
         self._spawn(self._client.stop_run(self._workspace_id, self._number))
@@ -172,7 +177,7 @@ class _Attached:
         self._spawn(self._attachment.resize(rows, columns))
 
     def _spawn(self, work: Coroutine[object, object, object]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(_unless_ended(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -212,6 +217,12 @@ class _Attached:
         await self._attachment.send_stdin(offset, b"", eof=True)
 
 
+async def _unless_ended(work: Coroutine[object, object, object]) -> None:
+    """What cannot be handed to the run any more is dropped: `_follow` hears why."""
+    with contextlib.suppress(DevloopError):
+        await work
+
+
 @contextlib.contextmanager
 def raw_terminal(*, enabled: bool) -> Iterator[None]:
     """Keys go to the program as they are typed; the terminal is put back whatever happens."""
@@ -219,7 +230,7 @@ def raw_terminal(*, enabled: bool) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is the program's
     try:
         yield
     finally:

@@ -7,9 +7,10 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from devloop.cafs.errors import DevloopError
 from devloop.sync.model import OnBusy
 
-from .attached import StreamSink, attach_to_run, terminal_size
+from .attached import attach_to_run, terminal_size
 from .common import (
     config_of,
     open_session,
@@ -19,7 +20,8 @@ from .common import (
     say_saved_aside,
 )
 from .errors import UsageError, report_error
-from .jsonlines import JsonSink, emit
+from .jsonlines import JsonSink
+from .output import StreamSink
 
 if TYPE_CHECKING:
     import argparse
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from devloop.sync.session import Session
 
     from .config import Config
+    from .output import Sink
 
 __all__ = ["run"]
 
@@ -54,29 +57,36 @@ async def _exec(args: argparse.Namespace, config: Config, command: tuple[str, ..
         assert started is not None, "an applied push with a spec has a run"
         if not args.quiet:
             say_saved_aside(pushed.applied.saved_aside)
-        if args.json:
-            emit(
-                "started",
-                run=started.number,
-                tree=started.tree.hex(),
-                start=started.start_kind,
-                files_sent=pushed.blobs_sent,
-                bytes_sent=pushed.bytes_sent,
-            )
+        sink = JsonSink() if args.json else StreamSink(quiet=args.quiet)
+        if isinstance(sink, JsonSink):
+            await _emit_started(sink, pushed, started)
         if args.detach:
             if not args.json:
                 sys.stdout.write(f"{started.number}\n")
             return 0
-        ended = await attach_to_run(
+        outcome = await attach_to_run(
             session.client,
             session.workspace.id,
             started.number,
-            JsonSink() if args.json else StreamSink(),
+            sink,
             stdin=spec.stdin,
             is_tty=spec.tty,
         )
-        await _pull(session, quiet=args.quiet)
-        return _report_end(ended, as_json=args.json)
+        if outcome.run is not None and outcome.is_complete:
+            await _pull(session, quiet=args.quiet)
+            await _report_end(outcome.run, sink)
+        return outcome.status
+
+
+async def _emit_started(sink: JsonSink, pushed: Pushed, started: Run) -> None:
+    await sink.emit(
+        "started",
+        run=started.number,
+        tree=started.tree.hex(),
+        start=started.start_kind,
+        files_sent=pushed.blobs_sent,
+        bytes_sent=pushed.bytes_sent,
+    )
 
 
 def _spec(
@@ -119,22 +129,23 @@ async def _pull(session: Session, *, quiet: bool) -> None:
             )
 
 
-def _report_end(ended: Run, *, as_json: bool) -> int:
-    if as_json:
-        end = ended.end
-        emit(
-            "ended",
-            run=ended.number,
-            exit_code=end.exit_code,
-            signal=end.signal,
-            reason=end.reason,
-            wall_s=end.wall_s,
-            user_s=end.user_s,
-            system_s=end.system_s,
-            peak_memory_bytes=end.peak_memory_bytes,
-        )
-    elif ended.end.start_failed:
-        from devloop.cafs.errors import DevloopError
+async def _report_end(run: Run, sink: Sink) -> None:
+    if isinstance(sink, JsonSink):
+        await _emit_ended(sink, run)
+    elif run.end.start_failed:
+        report_error(DevloopError(run.end.reason, hint=run.end.detail), sys.stderr)
 
-        report_error(DevloopError(ended.end.reason, hint=ended.end.detail), sys.stderr)
-    return ended.end.status
+
+async def _emit_ended(sink: JsonSink, run: Run) -> None:
+    end = run.end
+    await sink.emit(
+        "ended",
+        run=run.number,
+        exit_code=end.exit_code,
+        signal=end.signal,
+        reason=end.reason,
+        wall_s=end.wall_s,
+        user_s=end.user_s,
+        system_s=end.system_s,
+        peak_memory_bytes=end.peak_memory_bytes,
+    )

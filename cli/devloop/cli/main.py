@@ -22,6 +22,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     color = False
+    ensure_standard_streams()
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
         color = wants_color(args.color)
@@ -38,7 +39,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (`| head`): nothing is left to say, at interpreter exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except Exception as error:  # noqa: BLE001 - the boundary: no traceback reaches a user
+        failure = _as_devloop_error(error)
+        report_error(failure, sys.stderr, color=color)
+        return failure.exit_code
     return code
+
+
+def _as_devloop_error(error: Exception) -> DevloopError:
+    """The first of devloop's own errors in a group; anything else is worded as one."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, DevloopError):
+        return error
+    if os.environ.get("DEVLOOP_TRACEBACK"):
+        raise error
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    name = getattr(error, "filename", None)
+    where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) else ""
+    return DevloopError(
+        f"{where}{words or type(error).__name__}",
+        hint="nobody foresaw this; DEVLOOP_TRACEBACK=1 shows where it happened",
+    )
+
+
+def ensure_standard_streams() -> None:
+    """A closed one would become the descriptor of a socket, and output would be written there."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - stays open
 
 
 def wants_color(asked: bool | None) -> bool:

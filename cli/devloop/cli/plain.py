@@ -26,8 +26,8 @@ from devloop.sync.events import (
 )
 from devloop.sync.model import LogRecord
 
-from .attached import StreamSink
 from .common import say, say_problems, say_saved_aside, shell_words
+from .output import StreamSink
 from .words import duration, seconds, size
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from devloop.sync.model import LogRecord, Run, RunState
 
-from .attached import StreamSink, attach_to_run, terminal_size
+from .attached import attach_to_run, terminal_size
 from .common import choose_run, config_of, open_agent, open_session, say, shell_words
+from .output import StreamSink
 from .words import duration, size
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ async def _attach(args: argparse.Namespace) -> int:
             rows, columns = terminal_size()
             async with client.attach(workspace.id, run.number, follow=False) as attachment:
                 await attachment.resize(rows, columns)
-        ended = await attach_to_run(
+        outcome = await attach_to_run(
             client, workspace.id, run.number, StreamSink(), stdin=run.live, is_tty=is_tty
         )
-    return ended.end.status
+    return outcome.status
 
 
 def pull(args: argparse.Namespace) -> int:

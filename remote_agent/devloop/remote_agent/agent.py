@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 WORKSPACE_ID = re.compile(r"[a-z0-9-]{1,64}")
 STORE_LIMIT_BYTES = 50 << 30
-COLLECT_PERIOD_S = 600.0
+COLLECT_PERIOD_S = 3600.0
+FLUSH_DELAY_S = 2.0
 
 
 class InvalidRequest(DevloopError):
@@ -98,6 +99,7 @@ class Agent:
         self.metrics = Metrics(state_dir)
         self.tasks = Tasks()
         self._projects: dict[str, Project] = {}
+        self._unflushed = asyncio.Event()
         self._workspaces_dir = state_dir / "workspaces"
 
     async def __aenter__(self) -> Agent:
@@ -107,6 +109,7 @@ class Agent:
             if WORKSPACE_ID.fullmatch(directory.name):
                 self._open(directory.name, directory.name)
         self.tasks.spawn(self._collect_garbage(), "garbage collection")
+        self.tasks.spawn(self._flush_store(), "flush of the store")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -203,6 +206,7 @@ class Agent:
 
         if staged is not None:
             result.applied = await asyncio.to_thread(project.workspace.apply, staged)
+            self._unflushed.set()
         result.timings.apply_ns, clock = _lap(clock)
 
         if spec is not None:
@@ -221,16 +225,29 @@ class Agent:
 
     # -- upkeep
 
+    async def _flush_store(self) -> None:
+        """Durability is not worth a millisecond of a save: reads verify. It comes a bit later."""
+        while True:
+            await self._unflushed.wait()
+            await asyncio.sleep(FLUSH_DELAY_S)
+            self._unflushed.clear()
+            try:
+                await asyncio.to_thread(self.store.sync)
+            except DevloopError as error:
+                logger.warning("%s", error)
+
     async def _collect_garbage(self) -> None:
         while True:
-            await asyncio.sleep(COLLECT_PERIOD_S)
             try:
                 await asyncio.to_thread(self._collect)
             except DevloopError as error:
                 logger.warning("garbage collection: %s", error)
+            await asyncio.sleep(COLLECT_PERIOD_S)
 
     def _collect(self) -> None:
-        self.store.sync()
+        self.store.remove_temporaries(COLLECT_PERIOD_S)
+        if sum(blob.size_bytes for blob in self.store.stored()) <= STORE_LIMIT_BYTES:
+            return
         roots = [root for project in self.projects() for root in project.workspace.roots()]
         collect(self.store, reachable(self.store, roots), STORE_LIMIT_BYTES)
 

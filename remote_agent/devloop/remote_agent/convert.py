@@ -61,8 +61,6 @@ def run_message(run: Run, workspace_id: str, workspace_name: str) -> pb.Run:
         start_kind=run.start_kind,
         start_note=run.start_note,
         pid=run.pid,
-        log_first=run.log.first,
-        log_next=run.log.next,
     )
 
 

@@ -18,6 +18,7 @@ import signal
 import time
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from devloop.cafs.digest import Digest
@@ -30,7 +31,7 @@ from .stdin import StdinWriter
 from .terminal import open_pty, set_terminal_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from .spawn import Exit, Process, Spawner
@@ -104,11 +105,13 @@ class RunEnd:
 class Run:
     """One run. `changed()` returns when its state or timings have changed."""
 
-    def __init__(self, number: int, tree: Digest, spec: RunSpec, log: RunLog) -> None:
+    def __init__(
+        self, number: int, tree: Digest, spec: RunSpec, open_log: Callable[[], RunLog]
+    ) -> None:
         self.number = number
         self.tree = tree
         self.spec = spec
-        self.log = log
+        self._open_log = open_log
         self.state = RunState.STARTING
         self.started_ns = time.time_ns()
         self.first_output_ns = 0
@@ -123,6 +126,11 @@ class Run:
         self.leases = 0
         self.ended = asyncio.Event()
         self._changed = asyncio.Event()
+
+    @cached_property
+    def log(self) -> RunLog:
+        """Opened when somebody looks: there may be a hundred runs that nobody asks for."""
+        return self._open_log()
 
     @property
     def live(self) -> bool:
@@ -203,8 +211,7 @@ class Runs:
         number = self.last_number + 1
         directory = self._directory / str(number)
         directory.mkdir(mode=0o700)
-        log = RunLog(directory)
-        run = Run(number, tree, spec, log)
+        run = Run(number, tree, spec, lambda: RunLog(directory))
         self._runs[number] = run
         self._announce_start()
         await self._launch(run, cwd, local_root)
@@ -297,7 +304,9 @@ class Runs:
         run.log.close()
         if run.stdin is not None:
             run.stdin.close()
-        run.terminal_fd = None
+        if run.terminal_fd is not None:
+            os.close(run.terminal_fd)
+            run.terminal_fd = None
         run.state = RunState.ENDED
         run.ended.set()
         run.touch()
@@ -383,7 +392,10 @@ def describe_exit(code: int, signal_number: int) -> str:
 
 @dataclass(slots=True)
 class Stdio:
-    """The two ends of a run's standard streams. The pump closes `outputs`, stdin its own."""
+    """The two ends of a run's standard streams.
+
+    The pump closes `outputs`, the stdin writer `stdin_fd`, the run's end `terminal_fd`.
+    """
 
     child_stdin: int
     child_stdout: int
@@ -397,7 +409,7 @@ class Stdio:
         if spec.tty:
             master, slave = open_pty(spec.rows, spec.columns)
             outputs = {master: LogStream.STDOUT}
-            return cls(slave, slave, slave, outputs, os.dup(master), master)
+            return cls(slave, slave, slave, outputs, os.dup(master), os.dup(master))
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         outputs = {out_read: LogStream.STDOUT, err_read: LogStream.STDERR}
@@ -413,8 +425,9 @@ class Stdio:
 
     def close_all(self) -> None:
         self.close_child_ends()
-        for fd in [*self.outputs, *([self.stdin_fd] if self.stdin_fd is not None else [])]:
-            os.close(fd)
+        for fd in (*self.outputs, self.stdin_fd, self.terminal_fd):
+            if fd is not None:
+                os.close(fd)
 
     def stdin_writer(self) -> StdinWriter | None:
         if self.stdin_fd is None:
@@ -456,8 +469,8 @@ def _read_record(directory: Path) -> Run:
         reason=record["reason"],
         outputs=tuple(record["outputs"]),
     )
-    log = RunLog.open_existing(directory)
-    run = Run(record["number"], Digest.fromhex(record["tree"]), spec, log)
+    tree = Digest.fromhex(record["tree"])
+    run = Run(record["number"], tree, spec, lambda: RunLog.open_existing(directory))
     run.started_ns = record["started_ns"]
     run.first_output_ns = record["first_output_ns"]
     run.ended_ns = record["ended_ns"]

@@ -960,8 +960,6 @@ class Run(_message.Message):
     START_NOTE_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     WORKSPACE_NAME_FIELD_NUMBER: _builtins.int
-    LOG_FIRST_FIELD_NUMBER: _builtins.int
-    LOG_NEXT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """counts up in its workspace, from 1"""
     workspace_id: _builtins.str
@@ -979,10 +977,6 @@ class Run(_message.Message):
     pid: _builtins.int
     """on the box"""
     workspace_name: _builtins.str
-    log_first: _builtins.int
-    """first record still kept"""
-    log_next: _builtins.int
-    """number that the next record will have"""
     @_builtins.property
     def spec(self) -> Global___RunSpec: ...
     @_builtins.property
@@ -1005,12 +999,10 @@ class Run(_message.Message):
         start_note: _builtins.str = ...,
         pid: _builtins.int = ...,
         workspace_name: _builtins.str = ...,
-        log_first: _builtins.int = ...,
-        log_next: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "ended_ns", b"ended_ns", "first_output_ns", b"first_output_ns", "log_first", b"log_first", "log_next", b"log_next", "number", b"number", "pid", b"pid", "spec", b"spec", "start_kind", b"start_kind", "start_note", b"start_note", "started_ns", b"started_ns", "state", b"state", "tree", b"tree", "workspace_id", b"workspace_id", "workspace_name", b"workspace_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "ended_ns", b"ended_ns", "first_output_ns", b"first_output_ns", "number", b"number", "pid", b"pid", "spec", b"spec", "start_kind", b"start_kind", "start_note", b"start_note", "started_ns", b"started_ns", "state", b"state", "tree", b"tree", "workspace_id", b"workspace_id", "workspace_name", b"workspace_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,236 @@
+"""What the project wants: the keys of `devloop.toml`, their defaults, and what overrides what.
+
+Flags beat environment variables, which beat the file; tables are merged entry by entry. The
+variable of a key is its name in capitals: `run.stop_timeout` is `DEVLOOP_RUN_STOP_TIMEOUT`; an
+empty variable counts as absent. Knows neither the agent nor a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeGuard, TypeVar, cast
+
+from . import config_values as kinds
+from .config_values import BadValue
+from .dotenv import read_dotenv
+from .errors import ConfigError, nearest
+from .project import ConfigFile, check_root, find_project, find_start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+__all__ = [
+    "KEYS",
+    "AgentConfig",
+    "Config",
+    "RunConfig",
+    "SyncConfig",
+    "WatchConfig",
+    "load_config",
+    "run_environment",
+]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    command: tuple[str, ...]  # empty: none is configured
+    preload: tuple[str, ...]  # modules; empty: learn them
+    env: Mapping[str, str] = field(repr=False)  # may hold secrets
+    env_file: Path | None
+    on_save: str  # "restart" | "queue" | "signal"
+    save_signal: str  # a name such as "SIGHUP": numbers differ between systems
+    stop_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SyncConfig:
+    ignore: tuple[str, ...]  # gitignore syntax
+    outputs: tuple[str, ...]  # gitignore syntax
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    debounce_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    idle_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    root: Path  # absolute, without symbolic links
+    source_file: Path | None  # None: no configuration was found
+    target: str
+    image: str
+    run: RunConfig
+    sync: SyncConfig
+    watch: WatchConfig
+    agent: AgentConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Key(Generic[T_co]):
+    """One key: its full name, how its value is read, and how text becomes a value first."""
+
+    name: str
+    read: Callable[[object], T_co]
+    default: T_co
+    from_text: Callable[[str], object] = str
+
+    @property
+    def variable(self) -> str:
+        return "DEVLOOP_" + self.name.upper().replace(".", "_")
+
+
+_NOTHING: tuple[str, ...] = ()
+
+TARGET = Key("target", kinds.read_only("local", 'runs happen on this machine: "local"'), "local")
+IMAGE = Key("image", kinds.read_only("host", 'runs use this machine\'s own files: "host"'), "host")
+COMMAND = Key("run.command", kinds.read_command, _NOTHING)
+PRELOAD = Key("run.preload", kinds.read_modules, _NOTHING, kinds.words_from_text)
+ENV: Key[dict[str, str]] = Key("run.env", kinds.read_variables, {}, kinds.variables_from_text)
+ENV_FILE = Key("run.env_file", kinds.read_string, "")
+ON_SAVE = Key("run.on_save", kinds.read_choice("restart", "queue", "signal"), "restart")
+SAVE_SIGNAL = Key("run.save_signal", kinds.read_signal, "SIGHUP")
+STOP_TIMEOUT = Key("run.stop_timeout", kinds.read_duration(0.1, 3600), 5.0, kinds.number_from_text)
+IGNORE = Key("sync.ignore", kinds.read_patterns, _NOTHING, kinds.words_from_text)
+OUTPUTS = Key("sync.outputs", kinds.read_patterns, _NOTHING, kinds.words_from_text)
+DEBOUNCE = Key("watch.debounce_ms", kinds.read_integer(1, 10_000), 5, kinds.number_from_text)
+IDLE_TIMEOUT = Key(
+    "agent.idle_timeout", kinds.read_duration(1, 604_800), 1800.0, kinds.number_from_text
+)
+
+_ALL: tuple[Key[object], ...] = (
+    *(TARGET, IMAGE, COMMAND, PRELOAD, ENV, ENV_FILE, ON_SAVE, SAVE_SIGNAL, STOP_TIMEOUT),
+    *(IGNORE, OUTPUTS, DEBOUNCE, IDLE_TIMEOUT),
+)
+KEYS: Mapping[str, Key[object]] = {key.name: key for key in _ALL}
+_TABLES = {name.split(".")[0] for name in KEYS if "." in name}
+
+
+class _Values:
+    """The values of all layers so far; a later layer beats the ones before."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, object] = {}
+
+    def __getitem__(self, key: Key[T]) -> T:
+        return cast("T", self._values.get(key.name, key.default))
+
+    def add(self, key: Key[object], value: object, where: Callable[[], str]) -> None:
+        """Reads `value`. Raises ConfigError, which starts with `where()`, when it cannot be."""
+        try:
+            new = key.read(value)
+        except BadValue as error:
+            raise ConfigError(f"{where()}: {key.name} {error}", hint=error.hint) from None
+        old = self._values.get(key.name)
+        self._values[key.name] = {**old, **new} if _is_table(old) and _is_table(new) else new
+
+
+def _is_table(value: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(value, dict)
+
+
+def load_config(
+    start: str | os.PathLike[str] | None = None,
+    *,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    will_sync: bool = True,
+) -> Config:
+    """The configuration of the project that holds `start` (by default the current directory).
+
+    `flags` maps key names, such as "run.command", to values as the file would hold them.
+    Raises ConfigError when anything in a layer is unknown or malformed, or when the caller
+    `will_sync` a root that must not be synced and nobody at a terminal confirms it.
+    """
+    project = find_project(find_start(start))
+    values = _Values()
+    if project.file is not None:
+        _add_file(values, project.file)
+    _add_environment(values, os.environ if environ is None else environ)
+    for name, value in (flags or {}).items():
+        values.add(KEYS[name], value, lambda: "command line")
+    if will_sync:
+        check_root(project.root)
+    return _build(values, project.root, project.file)
+
+
+def _add_file(values: _Values, file: ConfigFile) -> None:
+    for path, value in _leaves(file.values):
+        name = ".".join(path)
+        if name in KEYS:
+            values.add(KEYS[name], value, partial(file.where, path))
+        elif name in _TABLES:
+            raise ConfigError(f"{file.where(path)}: {name} must be a table", hint=f"[{name}]")
+        else:
+            raise ConfigError(f"{file.where(path)}: unknown key {name}", hint=_suggestion(name))
+
+
+def _leaves(
+    values: Mapping[str, object], table: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    """The keys of a file with their values; only the known tables are entered."""
+    for name, value in values.items():
+        path = (*table, name)
+        if not table and name in _TABLES and isinstance(value, dict):
+            yield from _leaves(value, path)
+        else:
+            yield path, value
+
+
+def _suggestion(name: str) -> str:
+    guess = nearest(name, [*KEYS, *_TABLES])
+    return f"did you mean {guess}?" if guess else "the keys are " + ", ".join(KEYS)
+
+
+def _add_environment(values: _Values, environ: Mapping[str, str]) -> None:
+    for key in _ALL:
+        text = environ.get(key.variable)
+        if not text:
+            continue
+        where = f"environment: {key.variable}"
+        try:
+            value = key.from_text(text)
+        except BadValue as error:
+            raise ConfigError(f"{where} {error}", hint=error.hint) from None
+        values.add(key, value, partial(str, where))
+
+
+def _build(values: _Values, root: Path, file: ConfigFile | None) -> Config:
+    run = RunConfig(
+        command=values[COMMAND],
+        preload=values[PRELOAD],
+        env=values[ENV],
+        env_file=root / values[ENV_FILE] if values[ENV_FILE] else None,
+        on_save=values[ON_SAVE],
+        save_signal=values[SAVE_SIGNAL],
+        stop_timeout_s=values[STOP_TIMEOUT],
+    )
+    return Config(
+        root=root,
+        source_file=file.path if file is not None else None,
+        target=values[TARGET],
+        image=values[IMAGE],
+        run=run,
+        sync=SyncConfig(values[IGNORE], values[OUTPUTS]),
+        watch=WatchConfig(values[DEBOUNCE]),
+        agent=AgentConfig(values[IDLE_TIMEOUT]),
+    )
+
+
+def run_environment(run: RunConfig) -> dict[str, str]:
+    """What the project adds to a run's environment: `run.env_file`, and over it `run.env`.
+
+    Reads the file at each call, so that a run gets what was saved. Raises ConfigError.
+    """
+    from_file = read_dotenv(run.env_file) if run.env_file is not None else {}
+    return {**from_file, **run.env}

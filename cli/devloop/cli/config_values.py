@@ -1,0 +1,213 @@
+"""How the value of a config key is read and refused. Knows the kinds of values, not the keys."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+from typing import TYPE_CHECKING
+
+from .errors import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "BadValue",
+    "check_variable_name",
+    "number_from_text",
+    "read_choice",
+    "read_command",
+    "read_duration",
+    "read_integer",
+    "read_modules",
+    "read_only",
+    "read_patterns",
+    "read_signal",
+    "read_string",
+    "read_variables",
+    "variables_from_text",
+    "words_from_text",
+]
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
+_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+class BadValue(Exception):
+    """A value is not of the kind that its key takes. The message completes `KEY …`."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def _must_be(kind: str, value: object, hint: str = "") -> BadValue:
+    return BadValue(f"must be {kind}, not {_shown(value)}", hint)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "an array"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def read_string(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise _must_be("a string", value)
+    return value
+
+
+def read_only(supported: str, hint: str) -> Callable[[object], str]:
+    """A key of which this version supports one value."""
+
+    def read(value: object) -> str:
+        if read_string(value) != supported:
+            raise BadValue(f"{_shown(value)} is not supported by this version", hint)
+        return supported
+
+    return read
+
+
+def read_choice(*choices: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if value in choices and isinstance(value, str):
+            return value
+        known = ", ".join(f'"{choice}"' for choice in choices)
+        guess = nearest(value, choices) if isinstance(value, str) else None
+        raise _must_be(f"one of {known}", value, f'did you mean "{guess}"?' if guess else "")
+
+    return read
+
+
+def read_command(value: object) -> tuple[str, ...]:
+    """A command as an array of words, or as one string that is split as a shell would."""
+    words = _split(value) if isinstance(value, str) else _strings(value, "a string or an array")
+    if not words or not words[0]:
+        raise BadValue(
+            "names no command", 'write it as "python train.py" or ["python", "train.py"]'
+        )
+    return words
+
+
+def _split(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise BadValue(
+            f"cannot be split into words: {str(error).lower()} in {_shown(text)}"
+        ) from None
+
+
+def _strings(value: object, kind: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise _must_be(f"{kind} of strings", value)
+    for element in value:
+        if not isinstance(element, str) or "\0" in element:
+            raise BadValue(f"must hold strings only, not {_shown(element)}")
+    return tuple(value)
+
+
+def read_patterns(value: object) -> tuple[str, ...]:
+    """Patterns in gitignore syntax; one line each."""
+    patterns = _strings(value, "an array")
+    for pattern in patterns:
+        if not pattern.strip() or "\n" in pattern:
+            raise BadValue(f"holds {_shown(pattern)}, which is no pattern")
+    return patterns
+
+
+def read_modules(value: object) -> tuple[str, ...]:
+    modules = _strings(value, "an array")
+    for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise BadValue(
+                f"holds {_shown(module)}, which is no module name",
+                'name modules as in an import statement: ["torch", "numpy.linalg"]',
+            )
+    return modules
+
+
+def read_variables(value: object) -> dict[str, str]:
+    """Environment variables. No message of this function holds a value: it may be a secret."""
+    if not isinstance(value, dict):
+        raise BadValue('must be a table, such as { SEED = "1" }')
+    for name, text in value.items():
+        check_variable_name(name)
+        if not isinstance(text, str) or "\0" in text:
+            raise BadValue(f"has a value for {name} that is no string", "put it in quotes")
+    return dict(value)
+
+
+def check_variable_name(name: str) -> None:
+    if not _VARIABLE.fullmatch(name):
+        raise BadValue(f"holds {_shown(name)}, which is no name of an environment variable")
+
+
+def read_integer(least: int, most: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise _must_be(f"a whole number from {least} to {most}", value)
+        return value
+
+    return read
+
+
+def read_duration(least_s: float, most_s: float) -> Callable[[object], float]:
+    """Seconds as a number, or a string with a unit: "500ms", "90s", "30m", "2h"."""
+
+    def read(value: object) -> float:
+        seconds = _seconds(value)
+        if seconds is None:
+            raise _must_be("a duration", value, 'seconds, or a string such as "90s", "30m", "2h"')
+        if not least_s <= seconds <= most_s:
+            raise _must_be(f"from {least_s:g} to {most_s:g} seconds", value)
+        return seconds
+
+    return read
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    return float(match[1]) * _SECONDS[match[2]] if match else None
+
+
+def read_signal(value: object) -> str:
+    """A signal's name, with `SIG`. Numbers differ between laptop and box, so none is taken."""
+    name = value.upper() if isinstance(value, str) else ""
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    if name not in signal.Signals.__members__:
+        raise _must_be('the name of a signal, such as "SIGHUP"', value)
+    return name
+
+
+def number_from_text(text: str) -> object:
+    """The number that `text` holds; other text stays as it is, for the reader to refuse."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def words_from_text(text: str) -> Sequence[str]:
+    return _split(text)
+
+
+def variables_from_text(text: str) -> dict[str, str]:
+    """`A=1 B='two words'`, as `env` takes it."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise BadValue(f"cannot be split into words: {str(error).lower()}") from None
+    if not all("=" in word for word in words):
+        raise BadValue("must be NAME=VALUE words")
+    return dict(word.split("=", 1) for word in words)

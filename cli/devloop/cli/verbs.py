@@ -1,0 +1,173 @@
+"""The verbs: where each is carried out, its flags, and one example. Parses nothing itself."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SHELLS", "VERBS", "Verb"]
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+class Verb(NamedTuple):
+    """A verb: where it is carried out, and what it reads from the command line."""
+
+    module: str
+    function: str  # (argparse.Namespace) -> int
+    summary: str
+    words: str  # what follows the flags, for people
+    example: str
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    takes_command: bool = False
+
+
+def _no_flags(parser: argparse.ArgumentParser) -> None:
+    """A verb without flags of its own."""
+
+
+def _up_flags(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--plain", help="line by line, as also where there is no terminal")
+    _add_run_flags(parser)
+
+
+def _exec_flags(parser: argparse.ArgumentParser) -> None:
+    terminal = parser.add_mutually_exclusive_group()
+    terminal.add_argument(
+        *("-t", "--tty"), action="store_true", default=None, help="give the command a terminal"
+    )
+    terminal.add_argument(
+        *("-T", "--no-tty"), action="store_false", dest="tty", help="give it pipes"
+    )
+    _flag(parser, "--json", help="print one event a line")
+    _flag(parser, "-d", "--detach", help="print the run's number and return")
+    _flag(parser, "-q", "--quiet", help="print the command's output and nothing else")
+    _add_run_flags(parser)
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        *("--no-warm",), action="store_false", dest="warm", help="start Python afresh, never forked"
+    )
+    parser.add_argument(
+        *("-e", "--env"),
+        action="append",
+        type=_variable,
+        default=[],
+        metavar="K=V",
+        help="set a variable of the command's environment; may be repeated",
+    )
+
+
+def _logs_flags(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "-f", "--follow", help="go on while the run does")
+    _add_run(parser)
+
+
+def _ps_flags(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "-a", "--all", help="of every project, and those that have ended")
+
+
+def _stop_flags(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--kill", help="at once, without asking the program to end")
+    _add_run(parser)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        *("run",), nargs="?", type=_run_number, metavar="RUN", help="its number; default: the last"
+    )
+
+
+def _completion_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+
+
+def _flag(parser: argparse.ArgumentParser, *names: str, help: str) -> None:  # noqa: A002 - argparse
+    parser.add_argument(*names, action="store_true", help=help)
+
+
+def _run_number(text: str) -> int:
+    digits = text.removeprefix("#")
+    if not (digits.isascii() and digits.isdigit() and 0 < int(digits) < 1 << 63):
+        raise argparse.ArgumentTypeError(f"{text} is not the number of a run; `devloop ps -a`")
+    return int(digits)
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError("a variable is set as NAME=VALUE")
+    return name, value
+
+
+_RUNS = "devloop.cli.runs"
+_AGENT = "devloop.cli.agent_verbs"
+
+VERBS: dict[str, Verb] = {
+    "init": Verb(
+        "devloop.cli.init",
+        "run",
+        "write a devloop.toml for this project",
+        "",
+        "devloop init",
+        _no_flags,
+    ),
+    "up": Verb(
+        "devloop.cli.up",
+        "run",
+        "watch, sync, and run again on each save",
+        "[[--] COMMAND …]",
+        "devloop up --plain -- python train.py --lr 3e-4",
+        _up_flags,
+        takes_command=True,
+    ),
+    "exec": Verb(
+        "devloop.cli.exec",
+        "run",
+        "sync, run a command once, and exit as it did",
+        "[--] COMMAND …",
+        "devloop exec -- python train.py --lr 3e-4",
+        _exec_flags,
+        takes_command=True,
+    ),
+    "logs": Verb(
+        _RUNS, "logs", "print the output of a run", "[RUN]", "devloop logs -f 3", _logs_flags
+    ),
+    "ps": Verb(_RUNS, "ps", "list the runs", "", "devloop ps -a", _ps_flags),
+    "stop": Verb(
+        _RUNS, "stop", "end a run and everything it started", "[RUN]", "devloop stop 3", _stop_flags
+    ),
+    "attach": Verb(
+        _RUNS, "attach", "follow a run and type into it", "[RUN]", "devloop attach 3", _add_run
+    ),
+    "pull": Verb(_RUNS, "pull", "fetch the outputs of the runs", "", "devloop pull", _no_flags),
+    "down": Verb(_AGENT, "down", "end the agent and its runs", "", "devloop down", _no_flags),
+    "doctor": Verb(
+        _AGENT,
+        "doctor",
+        "say what works here and what would work better",
+        "",
+        "devloop doctor",
+        _no_flags,
+    ),
+    "version": Verb(
+        _AGENT,
+        "version",
+        "print the versions of client and agent",
+        "",
+        "devloop version",
+        _no_flags,
+    ),
+    "completion": Verb(
+        "devloop.cli.completion",
+        "run",
+        "print the completion script of a shell",
+        "{bash,zsh,fish}",
+        'eval "$(devloop completion bash)"',
+        _completion_flags,
+    ),
+}
