@@ -45,7 +45,7 @@ def test_without_configuration_the_defaults_hold(project: Path) -> None:
     assert (config.target, config.image) == ("local", "host")
     assert (config.run.command, config.run.preload, config.run.env) == ((), (), {})
     assert (config.run.on_save, config.run.save_signal) == ("restart", "SIGHUP")
-    assert (config.run.stop_timeout_s, config.agent.idle_timeout_s) == (5.0, 1800.0)
+    assert (config.run.stop_timeout_s, config.agent.idle_timeout_s) == (2.0, 1800.0)
     assert (config.sync.ignore, config.sync.outputs, config.watch.debounce_ms) == ((), (), 5)
 
 

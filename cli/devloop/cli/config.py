@@ -8,9 +8,8 @@ empty variable counts as absent. Knows neither the agent nor a terminal.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeGuard, TypeVar, cast
 
 from . import config_values as kinds
 from .config_values import BadValue
@@ -37,35 +36,34 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class RunConfig:
+class RunConfig(NamedTuple):
     command: tuple[str, ...]  # empty: none is configured
     preload: tuple[str, ...]  # modules; empty: learn them
-    env: Mapping[str, str] = field(repr=False)  # may hold secrets
+    env: Mapping[str, str]  # may hold secrets
     env_file: Path | None
     on_save: str  # "restart" | "queue" | "signal"
     save_signal: str  # a name such as "SIGHUP": numbers differ between systems
     stop_timeout_s: float
 
+    def __repr__(self) -> str:
+        """Without the environment."""
+        return f"RunConfig(command={self.command!r}, env=…)"
 
-@dataclass(frozen=True, slots=True)
-class SyncConfig:
+
+class SyncConfig(NamedTuple):
     ignore: tuple[str, ...]  # gitignore syntax
     outputs: tuple[str, ...]  # gitignore syntax
 
 
-@dataclass(frozen=True, slots=True)
-class WatchConfig:
+class WatchConfig(NamedTuple):
     debounce_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
+class AgentConfig(NamedTuple):
     idle_timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     root: Path  # absolute, without symbolic links
     source_file: Path | None  # None: no configuration was found
     target: str
@@ -76,8 +74,7 @@ class Config:
     agent: AgentConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Key(Generic[T_co]):
+class Key(NamedTuple, Generic[T_co]):
     """One key: its full name, how its value is read, and how text becomes a value first."""
 
     name: str
@@ -100,7 +97,7 @@ ENV: Key[dict[str, str]] = Key("run.env", kinds.read_variables, {}, kinds.variab
 ENV_FILE = Key("run.env_file", kinds.read_string, "")
 ON_SAVE = Key("run.on_save", kinds.read_choice("restart", "queue", "signal"), "restart")
 SAVE_SIGNAL = Key("run.save_signal", kinds.read_signal, "SIGHUP")
-STOP_TIMEOUT = Key("run.stop_timeout", kinds.read_duration(0.1, 3600), 5.0, kinds.number_from_text)
+STOP_TIMEOUT = Key("run.stop_timeout", kinds.read_duration(0.1, 3600), 2.0, kinds.number_from_text)
 IGNORE = Key("sync.ignore", kinds.read_patterns, _NOTHING, kinds.words_from_text)
 OUTPUTS = Key("sync.outputs", kinds.read_patterns, _NOTHING, kinds.words_from_text)
 DEBOUNCE = Key("watch.debounce_ms", kinds.read_integer(1, 10_000), 5, kinds.number_from_text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
@@ -94,7 +93,7 @@ def _spec(
 ) -> RunSpec:
     spec = run_spec(config, command, warm=args.warm, reason="exec", owner=owner)
     if args.detach:
-        return replace(spec, lease_s=0.0)
+        return spec._replace(lease_s=0.0)
     is_tty = args.tty
     if is_tty is None:
         is_tty = sys.stdin.isatty() and sys.stdout.isatty() and not args.json
@@ -103,7 +102,7 @@ def _spec(
             "devloop exec -t: stdin and stdout are not both a terminal", hint="leave -t out"
         )
     rows, columns = terminal_size() if is_tty else (0, 0)
-    return replace(spec, stdin=True, tty=is_tty, rows=rows, columns=columns)
+    return spec._replace(stdin=True, tty=is_tty, rows=rows, columns=columns)
 
 
 async def _push(session: Session, spec: RunSpec, *, quiet: bool) -> Pushed:

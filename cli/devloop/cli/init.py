@@ -104,7 +104,7 @@ def render_config(findings: Findings) -> str:
         '# preload = []                # modules to hold ready: ["torch"]; empty: learned',
         '# on_save = "restart"         # or "queue": finish first; or "signal": send save_signal',
         '# save_signal = "SIGHUP"',
-        "# stop_timeout = 5            # seconds from Ctrl-C to SIGTERM, and again to the kill",
+        "# stop_timeout = 2            # seconds from Ctrl-C to SIGTERM, and again to the kill",
         '# env = { }                   # { NAME = "value" }',
         *_setting("env_file", findings.env_file, ".env", "NAME=VALUE lines; never printed"),
         "",

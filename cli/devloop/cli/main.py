@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from devloop.cafs.errors import DevloopError
 
@@ -14,9 +16,10 @@ from .errors import report_error
 from .parser import VERBS, parse_args
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from argparse import Namespace
+    from collections.abc import Callable, Sequence
 
-__all__ = ["main"]
+__all__ = ["console", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
         color = wants_color(args.color)
-        verb = VERBS[args.verb]
-        function = getattr(importlib.import_module(verb.module), verb.function)
-        code: int = function(args)
+        code = _function(args.verb)(args)
         sys.stdout.flush()
     except DevloopError as error:
         report_error(error, sys.stderr, color=color)
@@ -74,6 +75,30 @@ def ensure_standard_streams() -> None:
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - stays open
 
 
+def console() -> NoReturn:
+    """The console script: leaves without finalising the interpreter, which costs 25 ms an `exec`.
+
+    Nothing is lost: every verb has closed its connection and restored the terminal by then.
+    """
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a reader that has gone, a closed stream
+            stream.flush()
+    os._exit(code)
+
+
+def _function(name: str) -> Callable[[Namespace], int]:
+    """The verb's own, imported without collections of garbage: imports make none."""
+    verb = VERBS[name]
+    gc.disable()
+    function: Callable[[Namespace], int] = getattr(
+        importlib.import_module(verb.module), verb.function
+    )
+    gc.freeze()
+    gc.enable()
+    return function
+
+
 def wants_color(asked: bool | None) -> bool:
     """Flags beat NO_COLOR (https://no-color.org), which beats what the terminal can do."""
     if asked is not None:
@@ -82,4 +107,4 @@ def wants_color(asked: bool | None) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    console()

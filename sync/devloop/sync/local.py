@@ -8,7 +8,6 @@ import fcntl
 import importlib.util
 import os
 import select
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -124,6 +123,8 @@ async def _starting() -> AsyncIterator[None]:
 
 
 def _start_agent(idle_timeout_s: float) -> None:
+    import subprocess  # only the first command of a day pays for it
+
     if importlib.util.find_spec("psutil") is None:
         raise AgentDidNotStart(
             "this machine lacks the agent's half of devloop",

@@ -1,11 +1,14 @@
-"""What the laptop half knows of the agent's world, as plain values. No protocol, no screen."""
+"""What the laptop half knows of the agent's world, as plain values. No protocol, no screen.
+
+Named tuples, since every `exec` pays for these classes: a frozen dataclass costs 1 ms to make.
+"""
 
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,8 +60,7 @@ class OnBusy(IntEnum):
     UNDER = 2
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(NamedTuple):
     """The box, and the agent on it."""
 
     agent_version: str
@@ -77,8 +79,7 @@ class HostFacts:
     disk_free_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkspaceRef:
+class WorkspaceRef(NamedTuple):
     """A project's workspace on the box."""
 
     id: str
@@ -86,12 +87,11 @@ class WorkspaceRef:
     local_root: bytes = b""  # the project, when the box is this machine
 
 
-@dataclass(frozen=True, slots=True)
-class RunSpec:
+class RunSpec(NamedTuple):
     """What to run, and how. Durations in seconds; 0 for `lease_s` means no lease."""
 
     argv: tuple[bytes, ...]
-    env: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    env: Mapping[str, bytes] = MappingProxyType({})
     env_is_whole: bool = False
     tty: bool = False
     rows: int = 0
@@ -105,9 +105,12 @@ class RunSpec:
     outputs: tuple[str, ...] = ()
     owner: str = ""
 
+    def __repr__(self) -> str:
+        """Without the environment: it may hold secrets."""
+        return f"RunSpec({self.argv!r}, reason={self.reason!r})"
 
-@dataclass(frozen=True, slots=True)
-class RunEnd:
+
+class RunEnd(NamedTuple):
     """How a run ended. `start_failed`: the command never ran."""
 
     exit_code: int
@@ -136,8 +139,7 @@ class RunEnd:
             return f"signal {self.signal}"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A run as the agent last described it. Times are Unix nanoseconds, 0 = not yet."""
 
     number: int
@@ -162,16 +164,14 @@ class Run:
         return self.state is not RunState.ENDED
 
 
-@dataclass(frozen=True, slots=True)
-class SavedAside:
+class SavedAside(NamedTuple):
     """A file that had changed on the box, and where it is kept there."""
 
     path: bytes
     kept_at: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """The agent's share of a cycle, in nanoseconds."""
 
     stage_ns: int
@@ -180,8 +180,7 @@ class Timings:
     start_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(NamedTuple):
     """What came of a transition. With `missing` or `busy`, nothing was changed on the box."""
 
     missing: tuple[Digest, ...]
@@ -194,8 +193,7 @@ class Applied:
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True)
-class LogRecord:
+class LogRecord(NamedTuple):
     """A piece of output as it was read. For a GAP, what was dropped there."""
 
     run: int
@@ -207,8 +205,7 @@ class LogRecord:
     dropped_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StdinAck:
+class StdinAck(NamedTuple):
     """How much of stdin the agent has taken; `closed`: the program reads no more."""
 
     received_bytes: int
@@ -218,8 +215,7 @@ class StdinAck:
 AttachEvent: TypeAlias = Run | LogRecord | StdinAck
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """A file that runs made in the workspace."""
 
     path: bytes

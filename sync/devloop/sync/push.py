@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from devloop.cafs.digest import Digest
 from devloop.cafs.errors import DevloopError
@@ -59,8 +58,7 @@ class NotConverging(DevloopError):
     hint = "its disk may be failing: `devloop doctor`"
 
 
-@dataclass(slots=True)
-class Pushed:
+class Pushed(NamedTuple):
     """What came of a push. `upload_ns` is this side's share, `call_ns` the whole last call."""
 
     applied: Applied
@@ -71,10 +69,10 @@ class Pushed:
     call_ns: int = 0
 
 
-@dataclass(slots=True)
 class _Sent:
-    blobs: int = 0
-    size_bytes: int = 0
+    def __init__(self) -> None:
+        self.blobs = 0
+        self.size_bytes = 0
 
     def count(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         for frame in frames:
@@ -89,16 +87,18 @@ class _Sent:
             yield frame
 
 
-@dataclass(slots=True)
 class Pusher:
     """Pushes trees of one project to one workspace. Not for concurrent use."""
 
-    client: AgentClient
-    workspace: WorkspaceRef
-    root: Path
-    compress: bool
-    # The tree that the workspace is known to hold, with all its blobs in the agent's store.
-    known: Node | None = field(default=None)
+    def __init__(
+        self, client: AgentClient, workspace: WorkspaceRef, root: Path, *, compress: bool
+    ) -> None:
+        self.client = client
+        self.workspace = workspace
+        self.root = root
+        self.compress = compress
+        # The tree that the workspace is known to hold, with all its blobs in the agent's store.
+        self.known: Node | None = None
 
     async def push(
         self,

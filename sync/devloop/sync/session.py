@@ -10,9 +10,7 @@ import os
 import re
 import socket
 import time
-import uuid
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from devloop.cafs import dirs
 from devloop.cafs.digest import digest_of
@@ -21,7 +19,6 @@ from devloop.cafs.errors import DevloopError
 from . import local
 from .ignore import Ignore
 from .model import OnBusy, WorkspaceRef
-from .outputs import Pull
 from .push import Pusher, SourcesChanged
 from .scan import Scanner
 from .statcache import StatCache
@@ -46,8 +43,7 @@ class NeverQuiet(DevloopError):
     hint = "add it to .devloopignore, or to sync.outputs if runs write it"
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(NamedTuple):
     """What sync needs to know of a project."""
 
     root: Path  # absolute
@@ -55,11 +51,11 @@ class Project:
     outputs: tuple[str, ...] = ()  # gitignore syntax
 
 
-@dataclass(slots=True)
 class ScanTimes:
     """How long the scans of one push took, in seconds."""
 
-    scan_s: float = 0.0
+    def __init__(self) -> None:
+        self.scan_s = 0.0
 
 
 def workspace_of(root: Path) -> WorkspaceRef:
@@ -71,20 +67,27 @@ def workspace_of(root: Path) -> WorkspaceRef:
     return WorkspaceRef(f"{slug}-{tag}", name, os.fsencode(root))
 
 
-@dataclass(slots=True)
 class Session:
     """Use `open`; close it. One operation at a time."""
 
-    project: Project
-    workspace: WorkspaceRef
-    client: AgentClient
-    facts: HostFacts
-    scanner: Scanner
-    pusher: Pusher
-    # Names this session's runs among those of the workspace.
-    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
-    last_scan: Scan | None = None
-    _scanning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    def __init__(
+        self,
+        project: Project,
+        workspace: WorkspaceRef,
+        client: AgentClient,
+        facts: HostFacts,
+        scanner: Scanner,
+    ) -> None:
+        self.project = project
+        self.workspace = workspace
+        self.client = client
+        self.facts = facts
+        self.scanner = scanner
+        self.pusher = Pusher(client, workspace, project.root, compress=False)
+        # Names this session's runs among those of the workspace.
+        self.owner = os.urandom(16).hex()
+        self.last_scan: Scan | None = None
+        self._scanning = asyncio.Lock()
 
     @classmethod
     async def open(cls, project: Project, *, idle_timeout_s: float) -> Session:
@@ -100,13 +103,13 @@ class Session:
         except BaseException:
             scanning.cancel()
             raise
+        session = cls(project, workspace, client, facts, scanner)
         try:
-            scan = await scanning
+            session.last_scan = await scanning
         except BaseException:
             await client.close()
             raise
-        pusher = Pusher(client, workspace, project.root, compress=False)
-        return cls(project, workspace, client, facts, scanner, pusher, last_scan=scan)
+        return session
 
     async def close(self) -> None:
         await self.client.close()
@@ -155,6 +158,8 @@ class Session:
         raise NeverQuiet(str(last))
 
     async def pull(self) -> PullResult:
+        from .outputs import Pull  # with ctypes, which costs a start 10 ms
+
         ledger = dirs.cache_dir() / "pulled" / f"{self.workspace.id}.json"
         outputs = self.project.outputs
         pull = Pull(self.client, self.workspace.id, self.project.root, outputs, ledger)
