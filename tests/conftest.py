@@ -40,6 +40,7 @@ MISSING: dict[str, Callable[[], bool]] = {
     "needs tmpfs": _fails("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"),
     "needs torch": lambda: find_spec("torch") is None,
     "needs numpy": lambda: find_spec("numpy") is None,
+    "needs a user namespace": _fails("unshare", "--user", "--map-root-user", "true"),
     "needs a C compiler": _lacks("cc"),
     **{f"needs {name}": _lacks(name) for name in ("entr", "fish", "git", "rsync", "tmux", "zsh")},
 }

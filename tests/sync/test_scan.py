@@ -21,7 +21,6 @@ from devloop.cafs.tree import Dir, Entry, File, Symlink, walk_tree
 from devloop.sync import hashing
 from devloop.sync.ignore import Ignore
 from devloop.sync.scan import RootGone, Scanner
-from devloop.sync.sources import SourceChanged
 from devloop.sync.statcache import StatCache
 
 if TYPE_CHECKING:
@@ -216,43 +215,6 @@ def test_a_file_that_keeps_growing_gives_a_digest_of_bytes_that_it_had(root: Pat
         writer.join()
     assert reading.size_bytes % 5000 in range(5000)
     assert len(reading.digest) == 32
-
-
-def test_a_log_that_grew_since_the_scan_still_yields_what_the_scan_saw(root: Path) -> None:
-    (root / "log").write_bytes(b"one\n")
-    scan = scanner(root).scan()
-    with (root / "log").open("ab") as file:
-        file.write(b"two\n")
-    assert scan.sources.read_blob(b"log", digest_of(b"one\n")) == b"one\n"
-
-
-def test_a_source_that_changed_is_refused(root: Path) -> None:
-    (root / "x").write_bytes(b"one")
-    scan = scanner(root).scan()
-    digest = digest_of(b"one")
-    assert scan.sources.path_of(digest) == b"x"
-    with scan.sources.open_blob(b"x", digest) as file:
-        assert file.read() == b"one"
-    (root / "x").write_bytes(b"three")
-    with pytest.raises(SourceChanged):
-        scan.sources.read_blob(b"x", digest)
-    with pytest.raises(SourceChanged):
-        scan.sources.open_blob(b"x", digest)
-    (root / "x").unlink()
-    with pytest.raises(SourceChanged):
-        scan.sources.read_blob(b"x", digest)
-
-
-def test_every_digest_of_the_tree_can_be_found(root: Path) -> None:
-    (root / "d").mkdir()
-    (root / "d" / "old").write_bytes(b"old")
-    looking = scanner(root)
-    looking.scan()
-    (root / "new").write_bytes(b"new")
-    scan = looking.rescan([b""])
-    assert scan.sources.path_of(digest_of(b"new")) == b"new"
-    assert scan.sources.path_of(digest_of(b"old")) == b"d/old"
-    assert scan.sources.path_of(digest_of(b"nowhere")) is None
 
 
 def test_a_changed_ignore_file_counts_for_everything_below_it(root: Path) -> None:

@@ -270,9 +270,12 @@ class Attachment:
         await self._write(pb.AttachRequest(signal=number, run=run))
 
     async def _write(self, request: pb.AttachRequest) -> None:
+        """Raises AgentGone, whatever ended the call: its iterator says what did."""
         async with self._writing:
-            with _errors():
+            try:
                 await self._call.write(request)
+            except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+                raise AgentGone("the agent has closed the call") from None
 
 
 @contextlib.contextmanager

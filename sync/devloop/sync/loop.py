@@ -87,10 +87,12 @@ class Loop:
         self._inbox: asyncio.Queue[plan.Event] = asyncio.Queue()
         self._attachment: Attachment | None = None
         self._announced: dict[int, asyncio.Event] = {}
+        self._last_finished = 0  # runs are numbered upwards, and finish in that order
         self._cycles: dict[int, Cycle] = {}
         self._replied_ns: dict[int, int] = {}
         self._saved = _Saved()
         self._leaving = asyncio.Event()
+        self._killing = asyncio.Event()
         self._tasks: asyncio.TaskGroup
 
     # -- what a front end asks for
@@ -109,10 +111,13 @@ class Loop:
     def interrupt(self) -> None:
         """SIGINT to the live run."""
         if self.live_run is not None and self._attachment is not None:
-            self._spawn(self._attachment.signal(signal.SIGINT, run=self.live_run))
+            self._spawn(self._tell(self._attachment.signal(signal.SIGINT, run=self.live_run)))
 
-    def leave(self) -> None:
+    def leave(self, *, kill: bool = False) -> None:
+        """Ends the live run and the loop; with `kill`, without asking the program."""
         self._leaving.set()
+        if kill:
+            self._killing.set()
 
     # -- the loop
 
@@ -136,8 +141,24 @@ class Loop:
     async def _stop_live_run(self) -> None:
         if self.live_run is None:
             return
-        with contextlib.suppress(AgentGone):
-            await self._session.client.stop_run(self._session.workspace.id, self.live_run)
+        stopping = asyncio.create_task(self._stop_run(self.live_run, kill=False))
+        killing = asyncio.create_task(self._killing.wait())
+        await asyncio.wait([stopping, killing], return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self._stop_run(self.live_run, kill=True)
+        for task in (stopping, killing):
+            task.cancel()
+
+    async def _stop_run(self, number: int, *, kill: bool) -> None:
+        with contextlib.suppress(DevloopError):
+            await self._session.client.stop_run(self._session.workspace.id, number, kill=kill)
+
+    async def _tell(self, work: Coroutine[object, object, object]) -> None:
+        """A failure is told, and ends nothing."""
+        try:
+            await work
+        except DevloopError as error:
+            await self.events.put(Notice(str(error), error.hint))
 
     async def _watch(self) -> None:
         root, scanner = self._session.project.root, self._session.scanner
@@ -197,7 +218,8 @@ class Loop:
                         await self._on_run(event)
 
     async def _on_record(self, record: LogRecord) -> None:
-        await self._announcement(record.run).wait()
+        if record.run > self._last_finished:
+            await self._announcement(record.run).wait()
         cycle = self._cycles.get(record.run)
         if cycle is not None and cycle.output_s == 0.0:
             since_s = (time.time_ns() - self._replied_ns[record.run]) / 1e9
@@ -206,9 +228,10 @@ class Loop:
         await self.events.put(record)
 
     async def _on_run(self, run: Run) -> None:
-        if run.live:
+        if run.live or run.number <= self._last_finished:
             return
         await self._announcement(run.number).wait()
+        self._last_finished = run.number
         await self.events.put(RunFinished(run))
         if self.live_run == run.number:
             self.live_run = None
@@ -217,18 +240,14 @@ class Loop:
         self._replied_ns.pop(run.number, None)
         self._inbox.put_nowait(plan.RunEnded(run.number))
         if self._session.project.outputs:
-            self._spawn(self._pull())
+            self._spawn(self._tell(self._pull()))
 
     def _announcement(self, number: int) -> asyncio.Event:
         """Set when the front end has heard that the run started: its output comes after that."""
         return self._announced.setdefault(number, asyncio.Event())
 
     async def _pull(self) -> None:
-        try:
-            result = await self._session.pull()
-        except DevloopError as error:
-            await self.events.put(Notice(f"outputs: {error}", error.hint))
-            return
+        result = await self._session.pull()
         if result.files or result.kept:
             await self.events.put(Pulled(result.files, result.size_bytes, tuple(result.kept)))
 

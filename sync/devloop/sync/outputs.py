@@ -19,6 +19,7 @@ from devloop.cafs.errors import DevloopError
 from devloop.cafs.patterns import Patterns
 
 from .client import RemoteError
+from .ignore import TEMP_PREFIX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputRefused", "Pull", "PullResult"]
 
-PART_SUFFIX = b".devloop-part"
 READ_BYTES = 1 << 20
 
 
@@ -104,7 +104,7 @@ class Pull:
         directory_fd, name = root.parent(output.path, create=True)
         # The name ties the part to one version of the file.
         version = b"%x-%x" % (output.size_bytes, output.mtime_ns)
-        part = b"." + name[:180] + b"." + version + PART_SUFFIX
+        part = os.fsencode(TEMP_PREFIX) + version + b"-" + name[:180]
         fd = os.open(
             part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory_fd
         )

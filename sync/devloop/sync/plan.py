@@ -5,6 +5,7 @@ Invariants
 - A transition is asked for only when no scan is: it takes the newest tree there is.
 - A tree is applied at most once, unless a rerun is asked for.
 - Nothing is asked for twice after a failure: a failed transition waits for a save or a rerun.
+- Whatever the order of events, once they stop and nothing is paused the newest tree is applied.
 """
 
 from __future__ import annotations
@@ -164,6 +165,8 @@ class Planner:
     _paused: bool = False
     _failed: bool = False
     _stopping: bool = False
+    _stops_asked: int = 0  # while a transition is under way: of the run that it will start
+    _newest_ended: int = 0  # runs are numbered upwards
 
     @property
     def is_idle(self) -> bool:
@@ -172,8 +175,12 @@ class Planner:
 
     def start(self) -> list[Action]:
         """What to do first, and again after a reconnection: what was under way is not any more."""
+        self._dirty_all |= self._scanning
         self._scanning = False
-        self._applying = None
+        self._stops_asked = 0
+        if (lost := self._take_applying()) is not None:
+            self._return_paths(lost)
+            self._rerun = self._rerun or (lost.reason if lost.start else None)
         return self._next()
 
     def handle(self, event: Event) -> list[Action]:
@@ -186,9 +193,9 @@ class Planner:
             case ApplyFinished():
                 return self._apply_finished(event) + self._next()
             case ApplyFailed():
-                self._applying = None
-                self._failed = True
+                self._apply_failed()
             case RunEnded(run):
+                self._newest_ended = max(self._newest_ended, run)
                 if run == self._live_run:
                     self._live_run = None
                     self._stopping = False
@@ -214,20 +221,49 @@ class Planner:
             self._paths |= dict.fromkeys(scan.paths)
 
     def _apply_finished(self, finished: ApplyFinished) -> list[Action]:
-        applying, self._applying = self._applying, None
+        applying = self._take_applying()
         self._applied = finished.tree
-        if applying is not None and applying.under and self._live_run is not None:
-            return [SignalRun(self._live_run)]
-        self._live_run = finished.run
+        if finished.tree not in (self._tree, applying.tree if applying is not None else None):
+            self._dirty_all = True  # files changed amid the upload: only a scan knows the newest
+        stops, self._stops_asked = self._stops_asked, 0
+        if applying is not None and applying.under:
+            return self._after_change_under_run(applying, stops)
         self._stopping = False
+        ended = finished.run is None or finished.run <= self._newest_ended
+        self._live_run = None if ended else finished.run
+        return self._stop_live_run(kill=stops > 1) if stops else []
+
+    def _after_change_under_run(self, applying: Apply, stops: int) -> list[Action]:
+        if self._live_run is not None:
+            return [SignalRun(self._live_run)]
+        if not stops:
+            self._rerun = self._rerun or applying.reason  # it ended without seeing the save
         return []
+
+    def _apply_failed(self) -> None:
+        self._failed = True
+        self._stops_asked = 0
+        if (failed := self._take_applying()) is not None:
+            self._return_paths(failed)
+
+    def _take_applying(self) -> Apply | None:
+        applying, self._applying = self._applying, None
+        return applying
+
+    def _return_paths(self, unapplied: Apply) -> None:
+        self._paths = dict.fromkeys(unapplied.paths) | self._paths
 
     def _stop(self) -> list[Action]:
         self._rerun = None
+        if self._applying is not None:
+            self._stops_asked += 1
+        return self._stop_live_run(kill=self._stopping)
+
+    def _stop_live_run(self, *, kill: bool) -> list[Action]:
         if self._live_run is None:
             return []
-        again, self._stopping = self._stopping, True
-        return [StopRun(self._live_run, kill=again)]
+        self._stopping = True
+        return [StopRun(self._live_run, kill)]
 
     def _next(self) -> list[Action]:
         if self._scanning:

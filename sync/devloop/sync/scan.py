@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from devloop.cafs.errors import DevloopError, Problem
 from devloop.cafs.tree import Change, Node, diff_trees
 
-from .sources import Sources
 from .statcache import NOTHING_SAVED, Row
 from .walk import DirState, Ident, Walk, is_dir_stat
 
@@ -46,7 +45,6 @@ class Scan(NamedTuple):
     changed: list[Change]
     problems: tuple[Problem, ...]  # relative paths; only those that the scan before did not have
     emptied: bool  # there is nothing now, and there was something: an unmounted disk looks so
-    sources: Sources
 
 
 class _Wanted:
@@ -161,8 +159,7 @@ class Scanner:
         problems = tuple(
             Problem(Path(os.fsdecode(path)), reason) for path, reason in walk.new_problems
         )
-        sources = Sources(self._prefix, top.node, changed)
-        return Scan(top.node, changed, problems, held_before and not top.node.entries, sources)
+        return Scan(top.node, changed, problems, held_before and not top.node.entries)
 
     def _refresh(
         self, walk: Walk, path: bytes, old: DirState, wanted: _Wanted, depth: int
