@@ -59,6 +59,7 @@ class NotifySource:
             timer.cancel()
         await self._running
         self._pool.shutdown()
+        self._notify.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
