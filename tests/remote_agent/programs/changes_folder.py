@@ -1,0 +1,3 @@
+import os
+os.chdir("/")
+raise ValueError("the source is still found")

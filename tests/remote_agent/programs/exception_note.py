@@ -1,0 +1,3 @@
+error = RuntimeError("with a note")
+error.add_note("the note")
+raise error

@@ -1,0 +1,1 @@
+print("folder", __name__, __file__)

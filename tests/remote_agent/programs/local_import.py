@@ -1,0 +1,2 @@
+import sibling
+print(sibling.__name__, sibling.__file__, sibling.VALUE)

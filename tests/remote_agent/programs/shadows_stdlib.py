@@ -1,0 +1,2 @@
+import queue
+print(queue.__file__, queue.Queue)

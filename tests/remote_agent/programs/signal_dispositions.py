@@ -1,0 +1,5 @@
+import signal
+for number in sorted(signal.valid_signals()):
+    print(number, signal.getsignal(number))
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+print(signal.set_wakeup_fd(-1))
