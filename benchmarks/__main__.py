@@ -1,0 +1,118 @@
+"""`scripts/bench loop`: measures every line of "how fast", prints a table, ends with 0.
+
+Another exit code means that something could not be measured, never that it was slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .bench_first_sync import bench_large_file, bench_small_files
+from .bench_idle import bench_idle
+from .bench_saves import bench_imports, bench_live, bench_sizes
+from .bench_start import bench_start
+from .bench_stream import bench_stream
+from .figures import Section
+from .interpreters import make_environment
+from .machine import facts
+from .plan import Bench
+from .projects import SAVES
+from .sandbox import Broken, Skipped
+from .table import section_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+TORCH = "torch==2.13.0"
+
+SECTIONS: Mapping[str, Callable[[Bench], Section]] = {
+    "save": bench_sizes,
+    "save-live": bench_live,
+    "save-numpy": partial(bench_imports, requirement="numpy"),
+    "save-torch": partial(bench_imports, requirement=TORCH),
+    "sync-small": bench_small_files,
+    "sync-large": bench_large_file,
+    "start": bench_start,
+    "stream": bench_stream,
+    "idle": bench_idle,
+}
+ONLY_WHEN_ASKED = {"save-torch"}
+
+
+def main() -> int:
+    args = _parse_args()
+    signal.signal(signal.SIGTERM, _leave)  # so that what was started is ended
+    folder = Path(tempfile.mkdtemp(prefix="devloop-bench-"))
+    try:
+        bench = Bench(make_environment(folder / "env"), args.save)
+        return _run(_quick(bench) if args.quick else bench, args)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(bench: Bench, args: argparse.Namespace) -> int:
+    machine = {**facts(), "save": bench.save, "quick": str(args.quick)}
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()))
+    chosen = args.only or [
+        key
+        for key in SECTIONS
+        if key not in ONLY_WHEN_ASKED or (args.torch and key == "save-torch")
+    ]
+    sections, broken = [], 0
+    for key in chosen:
+        try:
+            sections.append(_measured(key, bench))
+        except Skipped as reason:
+            print(f"\n{key}: skipped: {reason}")
+        except Broken as reason:
+            broken += 1
+            print(f"\n{key}: broken: {reason}")
+    if args.json:
+        report = {"machine": machine, "sections": [section.as_json() for section in sections]}
+        args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    return 1 if broken else 0
+
+
+def _measured(key: str, bench: Bench) -> Section:
+    load_before, began = os.getloadavg()[0], time.monotonic()
+    section = SECTIONS[key](bench)
+    section.load_before = load_before
+    print("\n".join(section_lines(section)), flush=True)
+    sys.stderr.write(f"bench: {key} took {time.monotonic() - began:.0f} s\n")
+    return section
+
+
+def _quick(bench: Bench) -> Bench:
+    return replace(bench, saves=10, starts=8, syncs=1, streams=2, idle_s=10.0)
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("what", choices=["loop"], help="the save-and-run loop")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it works")
+    parser.add_argument(
+        "--only", action="append", choices=SECTIONS, help="one section; may be repeated"
+    )
+    parser.add_argument("--torch", action="store_true", help=f"also with {TORCH} (200 MB)")
+    parser.add_argument("--save", choices=SAVES, default="write", help="how files are saved")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
