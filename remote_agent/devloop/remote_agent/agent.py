@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.gc import collect, reachable
@@ -22,6 +23,7 @@ from .tasks import Tasks
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from pathlib import Path
 
     from devloop.cafs.digest import Digest
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "Applying", "OnBusy", "Project", "Timings"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WORKSPACE_ID = re.compile(r"[a-z0-9-]{1,64}")
 STORE_LIMIT_BYTES = 50 << 30
@@ -107,7 +111,7 @@ class Agent:
         await self.spawner.start_service()
         for directory in self._workspaces_dir.iterdir():
             if WORKSPACE_ID.fullmatch(directory.name):
-                self._open(directory.name, directory.name)
+                self._open_again(directory.name)
         self.tasks.spawn(self._collect_garbage(), "garbage collection")
         self.tasks.spawn(self._flush_store(), "flush of the store")
         return self
@@ -145,6 +149,13 @@ class Agent:
         runs = Runs(workspace.runs_dir, self.spawner, self.tasks, workspace_id)
         self._projects[workspace_id] = Project(workspace, runs)
         return self._projects[workspace_id]
+
+    def _open_again(self, workspace_id: str) -> None:
+        """One broken workspace must not keep the others: who asks for it is told."""
+        try:
+            self._open(workspace_id, workspace_id)
+        except DevloopError as error:
+            logger.warning("%s: %s", workspace_id, error)
 
     def live_runs(self) -> list[Run]:
         return [run for project in self.projects() for run in project.runs.live()]
@@ -186,8 +197,12 @@ class Agent:
         result = Applying()
         clock = time.perf_counter_ns()
         staged: Staged | None = None
+        if spec is not None and project.runs.is_fresh:
+            preparing = project.runs.prepare(spec, project.workspace.files, project.local_root)
+            self.tasks.spawn(preparing, "first zygote")
         if repair or project.workspace.current != target:
-            staged = await asyncio.to_thread(project.workspace.stage, target, repair=repair)
+            staging = asyncio.to_thread(project.workspace.stage, target, repair=repair)
+            staged = await _undisturbed(staging)
             result.missing = staged.missing
             if staged.missing:
                 return result
@@ -201,18 +216,18 @@ class Agent:
             ]
             if result.busy:
                 return result
-        await self._stop_own(project, stop_runs)
+        await _undisturbed(self._stop_own(project, stop_runs))
         result.timings.stop_ns, clock = _lap(clock)
 
         if staged is not None:
-            result.applied = await asyncio.to_thread(project.workspace.apply, staged)
+            applying = asyncio.to_thread(project.workspace.apply, staged)
+            result.applied = await _undisturbed(applying)
             self._unflushed.set()
         result.timings.apply_ns, clock = _lap(clock)
 
         if spec is not None:
-            result.run = await project.runs.start(
-                spec, target, project.workspace.files, project.local_root
-            )
+            starting = project.runs.start(spec, target, project.workspace.files, project.local_root)
+            result.run = await _undisturbed(starting)
         result.timings.start_ns, clock = _lap(clock)
         return result
 
@@ -250,6 +265,23 @@ class Agent:
             return
         roots = [root for project in self.projects() for root in project.workspace.roots()]
         collect(self.store, reachable(self.store, roots), STORE_LIMIT_BYTES)
+
+
+async def _undisturbed(step: Coroutine[Any, Any, T]) -> T:
+    """A client that hangs up cancels its call: the step is ended first, then no other is begun.
+
+    A thread cannot be cancelled, and the lock must be held for as long as it changes files.
+    """
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.info("after its client had hung up: %s", error)
+        raise
 
 
 def _lap(since_ns: int) -> tuple[int, int]:

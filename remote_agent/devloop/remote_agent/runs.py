@@ -16,9 +16,9 @@ import os
 import shutil
 import signal
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from devloop.cafs.digest import Digest
@@ -31,7 +31,7 @@ from .stdin import StdinWriter
 from .terminal import open_pty, set_terminal_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from .spawn import Exit, Process, Spawner
@@ -124,6 +124,7 @@ class Run:
         self.terminal_fd: int | None = None
         self.stop_reason = ""
         self.leases = 0
+        self.leased_until_s = 0.0  # monotonic; when the last lease was given up
         self.ended = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -172,10 +173,14 @@ class Runs:
 
     def _load(self) -> None:
         for directory in self._directory.iterdir():
-            if directory.name.isdecimal():
-                with contextlib.suppress(OSError, ValueError, KeyError):
-                    run = _read_record(directory)
-                    self._runs[run.number] = run
+            if not directory.name.isdecimal():
+                continue
+            try:
+                run = _read_record(directory)
+                self._runs[run.number] = run
+            except (OSError, ValueError, KeyError, TypeError):
+                # The agent was killed before the record was whole: its number is free again.
+                shutil.rmtree(directory, ignore_errors=True)
 
     # -- looking
 
@@ -201,6 +206,11 @@ class Runs:
             await started.wait()
 
     @property
+    def is_fresh(self) -> bool:
+        """Nothing was started since the agent was."""
+        return not any(run.process for run in self._runs.values())
+
+    @property
     def last_number(self) -> int:
         return max(self._runs, default=0)
 
@@ -223,19 +233,17 @@ class Runs:
         self._started = asyncio.Event()
 
     async def _launch(self, run: Run, cwd: Path, local_root: bytes | None) -> None:
-        stdio = Stdio.open(run.spec)
-        request = StartRequest(
-            argv=run.spec.argv,
-            env=self._environment(run),
-            cwd=os.fsencode(cwd),
+        try:
+            stdio = Stdio.open(run.spec)
+        except OSError as error:  # most likely out of descriptors
+            self._fail_start(run, StartFailed(f"no pipe or terminal for it: {error.strerror}"))
+            return
+        request = self._request(run.spec, run.number, cwd, local_root)
+        request = replace(
+            request,
             stdin=stdio.child_stdin,
             stdout=stdio.child_stdout,
             stderr=stdio.child_stderr,
-            tty=run.spec.tty,
-            warm=run.spec.warm,
-            preload=run.spec.preload,
-            workspace=os.fsencode(cwd),
-            local_root=local_root,
         )
         try:
             run.process = await self._spawner.start(request)
@@ -243,24 +251,47 @@ class Runs:
             stdio.close_all()
             self._fail_start(run, error)
             return
-        except BaseException:
+        except BaseException as error:
             stdio.close_all()
-            run.state = RunState.ENDED
+            self._fail_start(run, StartFailed(f"the run could not be started: {error!r}"))
             raise
         stdio.close_child_ends()
         run.stdin = stdio.stdin_writer()
         run.terminal_fd = stdio.terminal_fd
         run.start_kind, run.start_note = run.process.kind, run.process.note
         run.state = RunState.RUNNING
+        run.touch()
         pump = Pump(run.log, stdio.outputs, on_first_output=lambda ns: self._first_output(run, ns))
-        self._tasks.spawn(self._supervise(run, run.process, pump), f"run {run.number}")
+        prepare_next = partial(self.prepare, run.spec, cwd, local_root)
+        supervision = self._supervise(run, run.process, pump, prepare_next)
+        self._tasks.spawn(supervision, f"run {run.number}")
         _write_record(run, self._directory)
 
-    def _environment(self, run: Run) -> dict[str, bytes]:
-        env = {} if run.spec.env_is_whole else {os.fsdecode(k): v for k, v in os.environb.items()}
-        env |= run.spec.env
-        env["DEVLOOP_RUN"] = b"%d" % run.number
-        return env
+    async def prepare(self, spec: RunSpec, cwd: Path, local_root: bytes | None) -> None:
+        """Warms what a run of `spec` would start from; says nothing when that fails."""
+        with contextlib.suppress(DevloopError):
+            await self._spawner.prepare(self._request(spec, 0, cwd, local_root))
+
+    def _request(
+        self, spec: RunSpec, number: int, cwd: Path, local_root: bytes | None
+    ) -> StartRequest:
+        """Without standard streams."""
+        env = {} if spec.env_is_whole else {os.fsdecode(k): v for k, v in os.environb.items()}
+        env |= spec.env
+        env["DEVLOOP_RUN"] = b"%d" % number
+        return StartRequest(
+            argv=spec.argv,
+            env=env,
+            cwd=os.fsencode(cwd),
+            stdin=-1,
+            stdout=-1,
+            stderr=-1,
+            tty=spec.tty,
+            warm=spec.warm,
+            preload=spec.preload,
+            workspace=os.fsencode(cwd),
+            local_root=local_root,
+        )
 
     def _first_output(self, run: Run, time_ns: int) -> None:
         run.first_output_ns = time_ns
@@ -279,13 +310,21 @@ class Runs:
 
     # -- ending
 
-    async def _supervise(self, run: Run, process: Process, pump: Pump) -> None:
+    async def _supervise(
+        self,
+        run: Run,
+        process: Process,
+        pump: Pump,
+        prepare_next: Callable[[], Awaitable[None]],
+    ) -> None:
         pumping = self._tasks.spawn(pump.run(), f"pump of run {run.number}")
-        self._watch_lease(run)
+        if run.spec.lease_s > 0:
+            self._tasks.spawn(self._end_unless_leased(run), f"lease of run {run.number}")
         exit_ = await process.wait()
         pump.finish()
-        await pumping
+        await asyncio.wait([pumping])  # whatever became of its output, the run has ended
         self._finish(run, self._describe_end(run, exit_))
+        await prepare_next()  # with what this run has taught about its imports
 
     def _describe_end(self, run: Run, exit_: Exit) -> RunEnd:
         return RunEnd(
@@ -314,6 +353,8 @@ class Runs:
 
     async def stop(self, run: Run, *, kill: bool = False, reason: str = "stopped") -> list[str]:
         """The ladder: SIGINT, SIGTERM, kill. Returns the processes that could not be ended."""
+        while run.state is RunState.STARTING:
+            await run.changed()
         process = run.process
         if process is None or not run.live:
             return []
@@ -345,16 +386,13 @@ class Runs:
             yield
         finally:
             run.leases -= 1
-            self._watch_lease(run)
-
-    def _watch_lease(self, run: Run) -> None:
-        if run.spec.lease_s > 0 and run.leases == 0 and run.live:
-            self._tasks.spawn(self._end_unless_leased(run), f"lease of run {run.number}")
+            run.leased_until_s = time.monotonic()
 
     async def _end_unless_leased(self, run: Run) -> None:
-        deadline = time.monotonic() + run.spec.lease_s
-        while run.live and run.leases == 0:
-            left_s = deadline - time.monotonic()
+        run.leased_until_s = time.monotonic()
+        while run.live:
+            since_s = 0.0 if run.leases else time.monotonic() - run.leased_until_s
+            left_s = run.spec.lease_s - since_s
             if left_s <= 0:
                 reason = f"ended: no client was there for {run.spec.lease_s:g} s"
                 await self.stop(run, reason=reason)

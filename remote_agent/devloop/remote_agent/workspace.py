@@ -2,31 +2,34 @@
 
 Owns the directory, the record of the tree that it holds, and transitions between trees. A
 transition is staged (everything that could fail for want of a blob or of disk space) before it is
-applied (renames, deletions), and a killed agent can take it up again: the record names both trees
-until the last rename is done. Knows nothing of runs: the caller sees to it that none is live.
+applied (renames, deletions), and a killed agent can take it up again: the record names every tree
+that files may come from until the last rename is done. Knows nothing of runs: the caller sees to
+it that none is live.
 
 On disk, below the workspace's own directory:
     files/         what runs see
-    state.json     {"version", "name", "local_root", "current", "pending"}; digests in hex or null
-    staging/       new files on their way into `files`; emptied when the workspace is opened
-    aside/         files that had changed on the box when a transition came for their path
+    state.json     see workspace_state.py
+    staging/       new files on their way into `files`, and the records of the transition to come;
+                   emptied when the workspace is opened
+    aside/         what had changed on the box when a transition came for its path
     runs/          see runs.py
+
+Directories are given the owner's rwx, whatever their mode in the tree: without it no transition
+could reach what is in them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import stat
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from devloop.cafs.beneath import Root
-from devloop.cafs.digest import Digest
 from devloop.cafs.errors import BlobCorrupt, BlobMissing, DevloopError
 from devloop.cafs.store import disk_full
 from devloop.cafs.tree import (
@@ -36,36 +39,32 @@ from devloop.cafs.tree import (
     File,
     Node,
     Symlink,
+    decode_node,
     diff_trees,
     empty_tree,
     load_tree,
-    walk_tree,
+)
+
+from . import staging
+from .staging import Staging
+from .workspace_state import (
+    WorkspaceBroken,
+    WorkspaceState,
+    encode_state,
+    read_state,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from devloop.cafs.digest import Digest
     from devloop.cafs.store import BlobStore
 
 __all__ = ["Applied", "SavedAside", "Staged", "Workspace", "WorkspaceBroken"]
 
-STATE_VERSION = 1
-
-
-class WorkspaceBroken(DevloopError):
-    """A workspace's own files cannot be used."""
-
-    hint = "`devloop doctor` shows where it is; removing that folder makes devloop start it anew"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkspaceState:
-    """What state.json holds."""
-
-    name: str
-    local_root: str | None = None
-    current: Digest | None = None
-    pending: Digest | None = None
+DIRECTORY_BYTES = 4096  # what a rename or a new directory may need on a full disk
+LONGEST_KEPT_PATH = 4000
+BEGUN, DONE = "begun.json", "done.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +73,23 @@ class SavedAside:
     kept_at: bytes
 
 
+class _Records(NamedTuple):
+    """What state.json is to say amid the transition and after it; both lie in staging/."""
+
+    begun: WorkspaceState
+    done: WorkspaceState
+
+
 @dataclass(slots=True)
 class Staged:
     """A transition whose every new byte lies in staging/."""
 
     target: Node
     changes: list[Change]
-    # Staged files and whole new directories, by the path that they go to.
+    # Places in staging/ of files and whole new directories, by the path that they go to.
     moves: dict[bytes, bytes] = field(default_factory=dict)
     missing: list[Digest] = field(default_factory=list)
+    records: _Records | None = None  # None when there is nothing to do
     bytes_written: int = 0
     files_written: int = 0
 
@@ -98,7 +105,7 @@ class Applied:
 class Workspace:
     """One project's directory on the box. Not safe for concurrent calls: the caller holds a lock.
 
-    Raises WorkspaceBroken when its own files cannot be read, StoreFull when the disk is full.
+    Raises WorkspaceBroken when its own files cannot be used, StoreFull when the disk is full.
     """
 
     def __init__(self, directory: Path, store: BlobStore, name: str) -> None:
@@ -107,9 +114,9 @@ class Workspace:
         self.files = directory / "files"
         self._staging = directory / "staging"
         self._ensure_directories()
-        self._state = self._read_state() or WorkspaceState(name=name)
+        self._state = read_state(self._state_path) or WorkspaceState(name=name)
         self._current: Node | None = None
-        self._counter = 0
+        self._is_staging_empty = True
 
     @property
     def id(self) -> str:
@@ -122,7 +129,7 @@ class Workspace:
     @property
     def current(self) -> Digest | None:
         """The tree that `files` holds; None before the first transition, or amid one."""
-        return None if self._state.pending is not None else self._state.current
+        return None if self._state.pending else self._state.current
 
     @property
     def runs_dir(self) -> Path:
@@ -130,12 +137,20 @@ class Workspace:
 
     def roots(self) -> list[Digest]:
         """The trees that garbage collection must keep."""
-        return [d for d in (self._state.current, self._state.pending) if d is not None]
+        current = self._state.current
+        return [*([current] if current is not None else []), *self._state.pending]
 
-    def tree(self) -> Node | None:
-        """The tree that `files` holds, loaded."""
-        bases = self._bases()
-        return bases[0] if bases else None
+    def trees(self) -> list[Node]:
+        """The trees that files on disk may come from: the current one, and those half applied."""
+        if self._current is not None and not self._state.pending:
+            return [self._current]
+        trees = []
+        for digest in self.roots():
+            try:
+                trees.append(load_tree(digest, self._store.get))
+            except DevloopError:
+                continue  # its files then count as changed on the box, and are kept aside
+        return trees
 
     # -- staging
 
@@ -147,27 +162,57 @@ class Workspace:
         When blobs are missing or corrupt, the result's `missing` names them and nothing is staged.
         Raises TreeInvalid for a malformed tree, StoreFull when the disk is full.
         """
+        if not self._is_staging_empty:
+            self._discard_staging()
+        damaged = self._ensure_files()
         with self._opened_root():
-            return self._stage(target, repair=repair)
+            return self._stage(target, repair=repair or damaged)
 
     def _stage(self, target: Digest, *, repair: bool) -> Staged:
-        bases = self._bases()
-        known = bases[0] if bases else None
+        bases = self.trees()
         try:
-            node = load_tree(target, self._store.get, known)
-        except (BlobMissing, BlobCorrupt) as error:
-            return Staged(empty_tree(), [], missing=[error.digest])
+            node = load_tree(target, self._store.get, bases[0] if bases else None)
+        except (BlobMissing, BlobCorrupt):
+            return Staged(empty_tree(), [], missing=self._unreadable_nodes(target))
         changes = _changes(bases, node)
-        if repair and bases:
+        if bases and (repair or self._lacks_directories(bases[0], changes)):
             changes |= {change.path: change for change in self._absent(node)}
         staged = Staged(node, [changes[path] for path in sorted(changes)])
-        staged.missing = self._store.missing(
-            change.new.digest for change in staged.changes if isinstance(change.new, File)
-        )
-        if not staged.missing:
-            with _full_disk(self._staging):
-                self._stage_files(staged)
+        size_bytes = sum(c.new.size_bytes for c in staged.changes if isinstance(c.new, File))
+        with _disk_errors(self._staging, size_bytes):
+            self._stage_all(staged)
+            if not staged.missing and (staged.changes or target != self.current):
+                staged.records = self._stage_records(target)
         return staged
+
+    def _stage_records(self, target: Digest) -> _Records:
+        """Written ahead, so that on a full disk no transition is begun that cannot be recorded."""
+        pending = tuple(dict.fromkeys([*self._state.pending, target]))
+        begun = replace(self._state, pending=pending)
+        done = replace(self._state, current=target, pending=())
+        try:
+            (self._staging / BEGUN).write_bytes(encode_state(begun))
+            (self._staging / DONE).write_bytes(encode_state(done))
+        except BaseException:
+            self._discard_staging()
+            raise
+        return _Records(begun, done)
+
+    def _unreadable_nodes(self, target: Digest) -> list[Digest]:
+        """Every one that can be known without the others: the sender sends them all at once."""
+        unreadable = []
+        seen, todo = {target}, [target]
+        while todo:
+            digest = todo.pop()
+            try:
+                entries = decode_node(self._store.get(digest))
+            except (BlobMissing, BlobCorrupt):
+                unreadable.append(digest)
+                continue
+            below = {entry.digest for entry in entries.values() if isinstance(entry, Dir)}
+            todo += below - seen
+            seen |= below
+        return unreadable
 
     @contextlib.contextmanager
     def _opened_root(self) -> Iterator[None]:
@@ -175,64 +220,83 @@ class Workspace:
         with Root(self.files) as self._root:
             yield
 
-    def _absent(self, node: Node) -> Iterator[Change]:
-        for path, entry in walk_tree(node):
-            if not isinstance(entry, Dir) and self._lstat(path) is None:
-                yield Change(path, None, entry)
+    def _lacks_directories(self, base: Node, paths: Iterable[bytes]) -> bool:
+        """Has a run removed or replaced directories that the transition is to change?"""
+        parents = {path.rpartition(b"/")[0] for path in paths} - {b""}
+        return any(
+            isinstance(entry_at(base, parent), Dir) and not self._is_directory(parent)
+            for parent in parents
+        )
 
-    def _stage_files(self, staged: Staged) -> None:
+    def _absent(self, node: Node, directory: bytes = b"") -> Iterator[Change]:
+        """What is not there; and directories in whose place is something else."""
+        names = self._names_in(directory)
+        prefix = directory + b"/" if directory else b""
+        for name, entry in node.entries.items():
+            path = prefix + name
+            if name not in names or (isinstance(entry, Dir) and not self._is_directory(path)):
+                yield Change(path, None, entry)
+            if isinstance(entry, Dir):
+                yield from self._absent(node.children[name], path)
+
+    def _stage_all(self, staged: Staged) -> None:
+        self._is_staging_empty = False
+        changes = iter(staged.changes)
         new_dirs: dict[bytes, bytes] = {}
         try:
-            for change in staged.changes:
-                self._stage_one(change, staged, new_dirs)
+            with Staging(self._staging, self._store) as place_maker:
+                for change in changes:
+                    self._stage_one(change, staged, place_maker, new_dirs)
         except (BlobMissing, BlobCorrupt) as error:
             self._discard_staging()
             staged.moves.clear()
-            staged.missing = [error.digest]
+            rest = (change.new.digest for change in changes if isinstance(change.new, File))
+            staged.missing = [d for d in dict.fromkeys([error.digest, *rest]) if self._lacks(d)]
         except BaseException:
             self._discard_staging()
             raise
 
-    def _stage_one(self, change: Change, staged: Staged, new_dirs: dict[bytes, bytes]) -> None:
+    def _lacks(self, digest: Digest) -> bool:
+        """All bad blobs are named at once, or healing a torn store would take as many rounds."""
+        try:
+            self._store.get(digest)
+        except (BlobMissing, BlobCorrupt):
+            return True
+        return False
+
+    def _stage_one(
+        self, change: Change, staged: Staged, stage: Staging, new_dirs: dict[bytes, bytes]
+    ) -> None:
         path, entry = change.path, change.new
+        if entry is None:
+            return
         parent, _, name = path.rpartition(b"/")
-        inside = new_dirs.get(parent)
-        place = inside + b"/" + name if inside is not None else self._next_place()
+        above = new_dirs.get(parent)
+        inside = stage.inside(above, name) if above is not None else None
+        if isinstance(entry, Dir) and inside is None and self._merges(change, above is None):
+            return
+        place = inside or stage.new_place()
         match entry:
             case File():
-                staged.bytes_written += self._write_file(place, entry)
+                staged.bytes_written += stage.file(place, entry)
                 staged.files_written += 1
             case Symlink(target):
-                os.symlink(target, place)
+                stage.symlink(place, target)
                 staged.files_written += 1
             case Dir(mode):
                 # A directory that the box lacks is built whole and moved in by one rename.
-                if inside is None and (change.old is not None or self._lstat(path) is not None):
-                    return
-                os.mkdir(place, 0o700 | mode)
+                stage.directory(place, mode | 0o700)
                 new_dirs[path] = place
-            case None:
-                return
         if inside is None:
             staged.moves[path] = place
 
-    def _write_file(self, place: bytes, entry: File) -> int:
-        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            written = self._store.copy_to(entry.digest, fd)
-            os.fchmod(fd, entry.mode)
-            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        finally:
-            os.close(fd)
-        return written
-
-    def _next_place(self) -> bytes:
-        self._counter += 1
-        return os.fsencode(self._staging) + b"/%d" % self._counter
+    def _merges(self, change: Change, may_exist: bool) -> bool:
+        """Is something there that the new directory takes over, or that makes way for it?"""
+        return may_exist and (change.old is not None or self._lstat(change.path) is not None)
 
     def _discard_staging(self) -> None:
-        shutil.rmtree(self._staging, ignore_errors=True)
-        self._staging.mkdir(mode=0o700, exist_ok=True)
+        staging.discard(self._staging)
+        self._is_staging_empty = True
 
     # -- applying
 
@@ -243,26 +307,49 @@ class Workspace:
         moved to aside/, and named in the result.
         """
         applied = Applied(files_written=staged.files_written, bytes_written=staged.bytes_written)
-        if staged.changes or staged.target.digest != self._state.current:
-            bases = self._bases()
-            self._write_state(replace(self._state, pending=staged.target.digest))
-            with _full_disk(self.files), self._opened_root():
-                self._delete(staged, bases, applied)
-                self._create(staged, bases, applied)
-            self._write_state(replace(self._state, current=staged.target.digest, pending=None))
-            self._discard_leftovers(staged)
+        if staged.records is not None:
+            bases = self.trees()
+            with _disk_errors(self.files, DIRECTORY_BYTES):
+                self._take_record(BEGUN, staged.records.begun)
+                self._ensure_files()
+                with self._opened_root():
+                    self._move(staged, bases, applied)
+                self._take_record(DONE, staged.records.done)
+            self._finish_staging(staged)
         self._current = staged.target
         return applied
 
-    def _delete(self, staged: Staged, bases: list[Node], applied: Applied) -> None:
-        """What is gone, or makes way for another kind of entry; children before their parents."""
+    def _move(self, staged: Staged, bases: list[Node], applied: Applied) -> None:
+        """Children go before their parents, and come after them."""
         for change in reversed(staged.changes):
-            if change.new is None or (
-                change.old is not None and type(change.old) is not type(change.new)
-            ):
-                self._remove(change.path, bases, applied)
-                if change.path.endswith(b".py"):
-                    self._remove_bytecode(change.path)
+            self._permitted(change.path, partial(self._delete, change, bases, applied))
+        for change in staged.changes:
+            self._permitted(change.path, partial(self._create, change, staged, bases, applied))
+
+    def _permitted(self, path: bytes, act: Callable[[], None]) -> None:
+        """Runs `act`, again where a run has taken away the rights to a directory of its own."""
+        try:
+            act()
+        except PermissionError:
+            self._unlock(path)
+            act()
+
+    def _unlock(self, path: bytes) -> None:
+        parts = path.split(b"/")
+        for depth in range(1, len(parts) + 1):
+            above = b"/".join(parts[:depth])
+            found = self._root.lstat(above)
+            if found is None or not stat.S_ISDIR(found.st_mode):
+                return
+            if found.st_mode & 0o700 != 0o700:
+                self._root.chmod(above, stat.S_IMODE(found.st_mode) | 0o700)
+
+    def _delete(self, change: Change, bases: list[Node], applied: Applied) -> None:
+        """What is gone, or makes way for another kind of entry."""
+        if change.new is None or _makes_way(change):
+            self._remove(change.path, bases, applied)
+            if change.path.endswith(b".py"):
+                self._remove_bytecode(change.path, with_cache=True)
 
     def _remove(self, path: bytes, bases: list[Node], applied: Applied) -> None:
         found = self._lstat(path)
@@ -282,13 +369,12 @@ class Workspace:
         else:
             self._set_aside(path, applied)
 
-    def _create(self, staged: Staged, bases: list[Node], applied: Applied) -> None:
-        for change in staged.changes:
-            place = staged.moves.get(change.path)
-            if place is not None:
-                self._move_in(change, place, bases, applied)
-            elif isinstance(change.new, Dir) and not self._inside_new_directory(change, staged):
-                self._ensure_directory(change.path, change.new.mode, applied)
+    def _create(self, change: Change, staged: Staged, bases: list[Node], applied: Applied) -> None:
+        place = staged.moves.get(change.path)
+        if place is not None:
+            self._move_in(change, place, bases, applied)
+        elif isinstance(change.new, Dir) and not self._inside_new_directory(change, staged):
+            self._ensure_directory(change.path, change.new.mode, applied)
 
     def _inside_new_directory(self, change: Change, staged: Staged) -> bool:
         path = change.path
@@ -314,7 +400,7 @@ class Workspace:
         ):
             self._set_aside(path, applied)
         directory_fd, name = self._parent(path, applied)
-        os.rename(place, name, dst_dir_fd=directory_fd)
+        os.rename(os.fsencode(self._staging) + b"/" + place, name, dst_dir_fd=directory_fd)
         if path.endswith(b".py"):
             self._remove_bytecode(path)
 
@@ -331,25 +417,42 @@ class Workspace:
                     break
             return self._root.parent(path, create=True)
 
-    def _remove_bytecode(self, path: bytes) -> None:
-        """Python would run the old bytecode of a source of the same size and second."""
+    def _remove_bytecode(self, path: bytes, *, with_cache: bool = False) -> None:
+        """Python would run the old bytecode of a source of the same size and second.
+
+        `with_cache`: and nothing but bytecode must keep a deleted package's directory.
+        """
         parent, _, name = path.rpartition(b"/")
         cache = parent + b"/__pycache__" if parent else b"__pycache__"
-        stem = name[:-3] + b"."
         if not self._is_directory(cache):
             return
+        stem = name[:-2]  # with its dot
         cache_fd, _ = self._root.parent(cache + b"/x")
         for found in os.listdir(cache_fd):
             if os.fsencode(found).startswith(stem):
-                os.unlink(found, dir_fd=cache_fd)
+                with contextlib.suppress(IsADirectoryError):
+                    os.unlink(found, dir_fd=cache_fd)
+        if with_cache:
+            with contextlib.suppress(OSError):
+                self._root.rmdir(cache)
 
     # -- what is on disk
 
     def _lstat(self, path: bytes) -> os.stat_result | None:
         try:
             return self._root.lstat(path)
-        except (NotADirectoryError, DevloopError):
-            return None
+        except PermissionError:
+            self._unlock(path)
+            return self._root.lstat(path)
+
+    def _names_in(self, directory: bytes) -> set[bytes]:
+        try:
+            return set(self._root.listdir(directory))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        except PermissionError:
+            self._unlock(directory)
+            return set(self._root.listdir(directory))
 
     def _is_directory(self, path: bytes) -> bool:
         found = self._lstat(path)
@@ -375,91 +478,87 @@ class Workspace:
                 return False
 
     def _set_aside(self, path: bytes, applied: Applied) -> None:
-        stamp = b"%d" % time.time_ns()
-        kept_at = os.path.join(os.fsencode(self._directory), b"aside", stamp, path)
-        os.makedirs(os.path.dirname(kept_at), mode=0o700, exist_ok=True)
+        kept_at = self._place_aside(path)
         directory_fd, name = self._root.parent(path)
         os.rename(name, kept_at, src_dir_fd=directory_fd)
         self._root.forget(path)
         applied.saved_aside.append(SavedAside(path, kept_at))
 
-    # -- state
+    def _place_aside(self, path: bytes) -> bytes:
+        stamp = b"%d" % time.time_ns()
+        folder = os.path.join(os.fsencode(self._directory), b"aside", stamp)
+        kept_at = os.path.join(folder, path)
+        if len(kept_at) > LONGEST_KEPT_PATH:
+            kept_at = os.path.join(folder, path.rpartition(b"/")[2])
+        os.makedirs(os.path.dirname(kept_at), mode=0o700, exist_ok=True)
+        return kept_at
 
-    def _bases(self) -> list[Node]:
-        """The trees that files on disk may come from: the current one, and one half applied."""
-        if self._current is not None and self._state.pending is None:
-            return [self._current]
-        bases = []
-        for digest in self.roots():
-            try:
-                bases.append(load_tree(digest, self._store.get))
-            except DevloopError:
-                continue  # its files then count as changed on the box, and are kept aside
-        return bases
+    # -- its own files
+
+    @property
+    def _state_path(self) -> Path:
+        return self._directory / "state.json"
 
     def _ensure_directories(self) -> None:
         try:
-            for directory in (self.files, self.runs_dir):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.runs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.files.mkdir(mode=0o700, exist_ok=True)
+            self._discard_staging()
         except OSError as error:
             raise WorkspaceBroken(f"cannot make {error.filename}: {error.strerror}") from error
-        self._discard_staging()
 
-    def _read_state(self) -> WorkspaceState | None:
-        path = self._directory / "state.json"
+    def _ensure_files(self) -> bool:
+        """True when a run had removed the directory, or put something else in its place."""
         try:
-            data = json.loads(path.read_bytes())
-            if data["version"] != STATE_VERSION:
-                raise WorkspaceBroken(f"{path} is of version {data['version']}")
-            return WorkspaceState(
-                name=data["name"],
-                local_root=data["local_root"],
-                current=Digest.fromhex(data["current"]) if data["current"] else None,
-                pending=Digest.fromhex(data["pending"]) if data["pending"] else None,
-            )
+            mode = self.files.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                if mode & 0o700 != 0o700:
+                    self.files.chmod(stat.S_IMODE(mode) | 0o700)
+                return False
+            self.files.rename(os.fsdecode(self._place_aside(b"files")))
         except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            return None  # torn by a power cut: every file then counts as changed on the box
+            pass
+        self.files.mkdir(mode=0o700)
+        return True
 
-    def _write_state(self, state: WorkspaceState) -> None:
-        path = self._directory / "state.json"
-        temporary = path.with_suffix(".tmp")
-        data = {
-            "version": STATE_VERSION,
-            "name": state.name,
-            "local_root": state.local_root,
-            "current": state.current.hex() if state.current else None,
-            "pending": state.pending.hex() if state.pending else None,
-        }
-        with _full_disk(path):
-            temporary.write_text(json.dumps(data))
-            temporary.replace(path)
+    def _take_record(self, name: str, state: WorkspaceState) -> None:
+        (self._staging / name).replace(self._state_path)
         self._state = state
 
-    def _discard_leftovers(self, staged: Staged) -> None:
-        if any(os.path.lexists(place) for place in staged.moves.values()):
+    def _finish_staging(self, staged: Staged) -> None:
+        places = (os.path.join(os.fsencode(self._staging), p) for p in staged.moves.values())
+        if any(os.path.lexists(place) for place in places):
             self._discard_staging()
+        self._is_staging_empty = True
 
 
 @contextlib.contextmanager
-def _full_disk(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path, need_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = disk_full(error, path, 0)
-        if full is None:
-            raise
-        raise full from error
+        full = disk_full(error, path, need_bytes)
+        if full is not None:
+            raise full from error
+        where = os.fsdecode(error.filename) if error.filename else path
+        raise WorkspaceBroken(f"cannot change {where} in {path}: {error.strerror}") from error
 
 
 def _changes(bases: list[Node], target: Node) -> dict[bytes, Change]:
-    """What differs between the target and any tree that files on disk may come from, by path."""
+    """What differs between the target and any tree that files on disk may come from, by path.
+
+    Of several changes of one path, one that makes way for another kind of entry counts.
+    """
     changes: dict[bytes, Change] = {}
     for base in bases or [empty_tree()]:
         for change in diff_trees(base, target):
-            changes.setdefault(change.path, change)
+            if change.path not in changes or _makes_way(change):
+                changes[change.path] = change
     return changes
+
+
+def _makes_way(change: Change) -> bool:
+    return change.old is not None and type(change.old) is not type(change.new)
 
 
 def entry_at(node: Node, path: bytes) -> Entry | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from devloop.cafs.beneath import Root
 from devloop.cafs.digest import Hasher
@@ -27,15 +28,25 @@ if TYPE_CHECKING:
     from .client import AgentClient
     from .model import Output
 
-__all__ = ["OutputRefused", "Pull", "PullResult"]
+__all__ = ["OutputNotWritten", "OutputRefused", "Pull", "PullResult"]
 
 READ_BYTES = 1 << 20
+# O_NONBLOCK: a FIFO of that name must not make us wait for its other end.
+PART_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_Look: TypeAlias = tuple[int, int]  # size and mtime in ns
 
 
 class OutputRefused(DevloopError):
     """The agent offered a file that the configuration does not ask for."""
 
     hint = "the agent is broken or hostile: nothing was written"
+
+
+class OutputNotWritten(DevloopError):
+    """An output could not be written into the project."""
+
+    hint = "free space or fix the permissions there, then `devloop pull`"
 
 
 @dataclass(slots=True)
@@ -72,25 +83,35 @@ class Pull:
             return result
         offered = await self._client.list_outputs(self._workspace_id, self._patterns)
         wanted = Patterns(list(self._patterns))
-        with Root(self._root_path) as root:
-            for output in offered:
-                if not _is_wanted(wanted, output.path):
-                    raise OutputRefused(f"the agent offered {os.fsdecode(output.path)}")
-                await self._pull_one(root, output, result)
-        self._write_ledger()
+        for output in offered:
+            if not _is_wanted(wanted, output.path):
+                raise OutputRefused(f"the agent offered {os.fsdecode(output.path)}")
+        try:
+            with Root(self._root_path) as root:
+                for output in offered:
+                    await self._pull_one(root, output, result)
+        finally:
+            if result.files:
+                self._write_ledger()
         return result
 
     async def _pull_one(self, root: Root, output: Output, result: PullResult) -> None:
-        found = root.lstat(output.path)
-        if found is not None:
-            here = (found.st_size, found.st_mtime_ns)
-            if here == (output.size_bytes, output.mtime_ns):
-                return
-            if self._ledger.get(_key(output.path)) != here:
+        here = _look(root, output.path)
+        if here == (output.size_bytes, output.mtime_ns):
+            return
+        if here is not None and self._ledger.get(_key(output.path)) != here:
+            result.kept.append(output.path)
+            return
+        try:
+            if not await self._download(root, output, here):
                 result.kept.append(output.path)
                 return
-        try:
-            await self._download(root, output)
+        except NotADirectoryError:
+            result.kept.append(output.path)  # a link or a file of the user's is in its way
+            return
+        except OSError as error:
+            words = f"cannot write {os.fsdecode(output.path)}: {error.strerror}"
+            raise OutputNotWritten(words) from error
         except RemoteError as error:
             if error.kind != "OutputChanged":
                 raise
@@ -100,32 +121,49 @@ class Pull:
         result.files += 1
         result.size_bytes += output.size_bytes
 
-    async def _download(self, root: Root, output: Output) -> None:
+    async def _download(self, root: Root, output: Output, replaced: _Look | None) -> bool:
+        """False when somebody has changed the local file since `replaced` was seen there."""
         directory_fd, name = root.parent(output.path, create=True)
         # The name ties the part to one version of the file.
         version = b"%x-%x" % (output.size_bytes, output.mtime_ns)
         part = os.fsencode(TEMP_PREFIX) + version + b"-" + name[:180]
-        fd = os.open(
-            part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory_fd
-        )
+        if not await self._fetch(directory_fd, part, output):
+            os.unlink(part, dir_fd=directory_fd)
+            if not await self._fetch(directory_fd, part, output):
+                os.unlink(part, dir_fd=directory_fd)
+                raise OutputRefused(f"{os.fsdecode(output.path)} was damaged on its way")
+        if _look(root, output.path) != replaced:
+            os.unlink(part, dir_fd=root.parent(output.path)[0])
+            return False
+        root.replace(output.path.rpartition(name)[0] + part, output.path)
+        return True
+
+    async def _fetch(self, directory_fd: int, part: bytes, output: Output) -> bool:
+        """Completes the part. False when it is not the file then: what was there was damaged."""
+        fd = os.open(part, PART_FLAGS, 0o600, dir_fd=directory_fd)
         with os.fdopen(fd, "r+b") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return False
             hasher, digest = Hasher(), b""
             while data := file.read(READ_BYTES):
                 hasher.update(data)
             offset = file.tell()
+            if offset > output.size_bytes:
+                return False
             pieces = self._client.read_output(self._workspace_id, output, offset)
             async with contextlib.aclosing(pieces):
                 async for data, stated in pieces:
                     hasher.update(data)
                     file.write(data)
                     digest = stated
+                    if file.tell() > output.size_bytes:
+                        return False
             file.flush()
             if hasher.digest() != digest:
-                os.unlink(part, dir_fd=directory_fd)
-                raise OutputRefused(f"{os.fsdecode(output.path)} was damaged on its way")
-            os.fchmod(file.fileno(), output.mode | 0o600)
-            os.utime(file.fileno(), ns=(output.mtime_ns, output.mtime_ns))
-        os.rename(part, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+                return False
+            os.fchmod(fd, (output.mode & 0o777) | 0o600)
+            os.utime(fd, ns=(output.mtime_ns, output.mtime_ns))
+        return True
 
     def _write_ledger(self) -> None:
         self._ledger_path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,10 +175,16 @@ class Pull:
 def _is_wanted(patterns: Patterns, path: bytes) -> bool:
     """Does the path itself, or a directory above it, match?"""
     parts = path.split(b"/")
-    if any(part in (b"", b".", b"..", b".git") for part in parts):
+    # Some laptops' file systems do not tell .GIT from .git.
+    if any(part.lower() in (b"", b".", b"..", b".git") for part in parts):
         return False
     above = (b"/".join(parts[:depth]) for depth in range(1, len(parts)))
     return patterns.match(path, False) or any(patterns.match(dir_, True) for dir_ in above)
+
+
+def _look(root: Root, path: bytes) -> _Look | None:
+    found = root.lstat(path)
+    return (found.st_size, found.st_mtime_ns) if found is not None else None
 
 
 def _key(path: bytes) -> str:
