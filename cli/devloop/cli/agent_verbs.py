@@ -47,7 +47,8 @@ async def _down() -> int:
         await client.close()
     if not await local.wait_until_ended():
         raise DidNotEnd(f"the agent (pid {facts.agent_pid}) does not end")
-    runs = f", and {len(ended_runs)} live runs with it" if ended_runs else ""
+    count = "1 live run" if len(ended_runs) == 1 else f"{len(ended_runs)} live runs"
+    runs = f", and {count} with it" if ended_runs else ""
     say(f"the agent has ended{runs}")
     return 0
 

@@ -43,10 +43,13 @@ class Outcome(NamedTuple):
 
     run: Run | None
     is_complete: bool = True  # all output was handed on
+    was_killed: bool = False  # by a second Ctrl-C
 
     @property
     def status(self) -> int:
-        return 128 + signal.SIGINT if self.run is None else self.run.end.status
+        if self.run is None or (self.was_killed and self.run.end.signal == signal.SIGKILL):
+            return 128 + signal.SIGINT
+        return self.run.end.status
 
 
 async def attach_to_run(
@@ -95,7 +98,7 @@ class _Attached:
         try:
             await asyncio.wait([following, *others], return_when=asyncio.FIRST_COMPLETED)
             if following.done():
-                return Outcome(following.result())
+                return Outcome(following.result(), was_killed=self._interrupted[2].is_set())
             run = next(task.result() for task in others if task.done())
             return Outcome(run, is_complete=False)
         finally:
@@ -124,6 +127,8 @@ class _Attached:
         self._spawn(self._client.stop_run(self._workspace_id, self._number, kill=True))
 
     async def _follow(self, sink: Sink) -> Run:
+        """The first state is the one now, told before the output; a later one can be the end."""
+        state: Run | None = None
         async for event in self._attachment:
             match event:
                 case LogRecord():
@@ -133,9 +138,12 @@ class _Attached:
                     self._acked.set()
                 case Run():
                     sink.state(event)
-                    if not event.live:
+                    if state is not None and not event.live:
                         return event
-        raise AgentGone("the agent has ended")
+                    state = event
+        if state is None or state.live:
+            raise AgentGone("the agent has ended")
+        return state
 
     # -- signals
 

@@ -14,6 +14,7 @@ from devloop.sync.session import Project, Session, workspace_of
 
 from .config import load_config, run_environment
 from .parser import config_flags
+from .words import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -126,7 +127,7 @@ def run_spec(
 
 
 def say(text: str) -> None:
-    sys.stderr.write(f"devloop: {text}\n")
+    sys.stderr.write(f"devloop: {printable(text)}\n")
     sys.stderr.flush()
 
 
@@ -147,4 +148,4 @@ def shell_words(argv: Sequence[bytes]) -> str:
     """The command as one would type it."""
     import shlex
 
-    return shlex.join(os.fsdecode(word) for word in argv)
+    return printable(shlex.join(os.fsdecode(word) for word in argv))

@@ -28,7 +28,8 @@ from devloop.sync.model import LogRecord
 
 from .common import say, say_problems, say_saved_aside, shell_words
 from .output import StreamSink
-from .words import duration, seconds, size
+from .project import CONFIG_NAME
+from .words import duration, printable, seconds, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Plain", "describe_cycle", "describe_start"]
 
 RULE = "──"
+LEAVE_INTERRUPTS = 2
 
 
 class Plain:
@@ -52,7 +54,7 @@ class Plain:
         self._config = config
         self._sink = StreamSink()
         self._cycles: dict[int, Cycle] = {}
-        self._asked_to_leave = False
+        self._interrupts = 0
 
     async def show(self) -> None:
         """Until the loop ends."""
@@ -65,13 +67,16 @@ class Plain:
     async def _show(self, event: SessionEvent) -> None:
         match event:
             case LogRecord():
-                await self._sink.record(event)
+                if self._interrupts < LEAVE_INTERRUPTS:
+                    await self._sink.record(event)
             case RunStarted():
+                self._interrupts = 0
                 self._cycles[event.run.number] = event.cycle
                 say_saved_aside(event.saved_aside)
                 self._rule(describe_start(event))
                 if event.run.start_note:
                     say(f"cold start: {event.run.start_note}")
+                self._note_configuration(event.paths)
             case FirstOutput(number, cycle):
                 self._cycles[number] = cycle
             case RunFinished(run):
@@ -97,15 +102,20 @@ class Plain:
             case _:
                 assert_never(event)
 
+    def _note_configuration(self, paths: tuple[bytes, ...]) -> None:
+        source = self._config.source_file
+        name = source.name if source is not None else CONFIG_NAME
+        if os.fsencode(name) in paths:
+            say(f"{name} has changed: leave, and start `devloop up` again to use it")
+
     def _rule(self, words: str) -> None:
-        sys.stderr.write(f"{RULE} {words} {RULE}\n")
+        sys.stderr.write(f"{RULE} {printable(words)} {RULE}\n")
         sys.stderr.flush()
 
     def _finished(self, run: Run) -> None:
-        self._asked_to_leave = False
         glyph = "✓" if run.end.status == 0 else "✗"
         words = run.end.words
-        if run.end.reason and run.end.reason not in (f"exited {run.end.exit_code}",):
+        if run.end.reason not in ("", f"exited {run.end.exit_code}", f"killed by {words}"):
             words += f" ({run.end.reason})"
         took = duration(run.end.wall_s)
         cycle = self._cycles.pop(run.number, None)
@@ -115,13 +125,14 @@ class Plain:
 
     def _pulled(self, pulled: Pulled) -> None:
         if pulled.files:
-            say(f"pulled {pulled.files} outputs, {size(pulled.size_bytes)}")
+            files = "1 output" if pulled.files == 1 else f"{pulled.files} outputs"
+            say(f"pulled {files}, {size(pulled.size_bytes)}")
         for path in pulled.kept:
             say(f"kept {os.fsdecode(path)}: it was there before, and differs; move it away")
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """The first Ctrl-C interrupts the run, the next one leaves."""
+        """Ctrl-C interrupts the run; again, before another run has started, it leaves."""
         loop = asyncio.get_running_loop()
         handlers = {
             signal.SIGINT: self._interrupt,
@@ -137,12 +148,11 @@ class Plain:
                 loop.remove_signal_handler(number)
 
     def _interrupt(self) -> None:
-        if self._asked_to_leave:
+        self._interrupts += 1
+        if self._interrupts >= LEAVE_INTERRUPTS:
             say("leaving")
-            self._loop.leave()
-            return
-        self._asked_to_leave = True
-        if self._loop.live_run is not None:
+            self._loop.leave(kill=True)
+        elif self._loop.live_run is not None:
             say(f"interrupting run {self._loop.live_run}; Ctrl-C again to leave")
             self._loop.interrupt()
         else:
@@ -154,7 +164,7 @@ def describe_start(event: RunStarted) -> str:
     parts = [f"run {event.run.number}", event.run.reason]
     if event.files_sent:
         files = "1 file" if event.files_sent == 1 else f"{event.files_sent} files"
-        parts.append(f"synced {files} in {seconds(event.cycle.total_s)}")
+        parts.append(f"synced {files} in {seconds(event.cycle.sync_s)}")
     return " · ".join(part for part in parts if part)
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+LAST_EVENTS_S = 1.0
+
 
 def run(args: argparse.Namespace) -> int:
     config = config_of(args, will_sync=True)
@@ -53,7 +55,9 @@ async def _up(args: argparse.Namespace, config: Config) -> int:
         )
         front_end = Plain(loop, config)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(loop.run())
+            showing = tasks.create_task(front_end.show())
             with front_end.signals():
-                await front_end.show()
+                await loop.run()
+                await asyncio.wait([showing], timeout=LAST_EVENTS_S)
+                showing.cancel()  # nobody reads our output, and we were told to leave
     return 0

@@ -1,8 +1,8 @@
-"""Numbers for people."""
+"""Numbers and names for people."""
 
 from __future__ import annotations
 
-__all__ = ["duration", "seconds", "size"]
+__all__ = ["duration", "printable", "seconds", "size"]
 
 
 def size(size_bytes: int) -> str:
@@ -28,3 +28,12 @@ def duration(duration_s: float) -> str:
 
 def seconds(duration_s: float) -> str:
     return f"{duration_s:.3f} s" if duration_s < 1 else f"{duration_s:.1f} s"
+
+
+def printable(text: str) -> str:
+    """No byte of a file's name or a command reaches the terminal as a control code."""
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -49,6 +49,11 @@ class Cycle:
     def total_s(self) -> float:
         return sum(seconds for _, seconds in self.stages())
 
+    @property
+    def sync_s(self) -> float:
+        """From the saved files to the same files on the box."""
+        return self.scan_s + self.upload_s + self.link_s + self.stage_s + self.apply_s
+
     def stages(self) -> list[tuple[str, float]]:
         return [
             ("detect", self.detect_s),

@@ -40,10 +40,14 @@ class OtherVersion(DevloopError):
 
 
 async def connect_if_running() -> tuple[AgentClient, HostFacts] | None:
-    """The agent of this user on this machine, of whatever version; None when there is none."""
+    """The agent of this user on this machine, of whatever version; None when there is none.
+
+    Raises DirectoryUnusable for a socket that somebody else may have planted.
+    """
     socket = dirs.socket_path()
     if not socket.exists():
         return None
+    dirs.ensure_private(dirs.runtime_dir())
     client = AgentClient(socket)
     try:
         return client, await client.hello(timeout_s=HELLO_TIMEOUT_S)

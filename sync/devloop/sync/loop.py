@@ -133,7 +133,13 @@ class Loop:
         except* _Left:
             pass
         finally:
-            await self.events.put(None)
+            self._end_events()
+
+    def _end_events(self) -> None:
+        """A front end that reads no more must not keep us: the oldest event makes room."""
+        if self.events.full():
+            self.events.get_nowait()
+        self.events.put_nowait(None)
 
     def _spawn(self, work: Coroutine[object, object, object]) -> None:
         self._tasks.create_task(work)
@@ -185,8 +191,13 @@ class Loop:
         while True:
             await self.events.put(Connected(self._session.facts))
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._follow_runs())
+                session = self._session
+                attaching = session.client.attach_to_owner(session.workspace, session.owner)
+                async with attaching as self._attachment, asyncio.TaskGroup() as tasks:
+                    # The agent takes calls in their order: after this answer it knows of the
+                    # attachment, and no run starts unheard.
+                    await session.client.hello()
+                    tasks.create_task(self._follow_runs(self._attachment))
                     tasks.create_task(self._carry_out_plan(tasks))
             except* AgentGone as group:
                 reason = str(group.exceptions[0])
@@ -206,16 +217,14 @@ class Loop:
 
     # -- runs
 
-    async def _follow_runs(self) -> None:
-        session = self._session
-        attaching = session.client.attach_to_owner(session.workspace, session.owner)
-        async with attaching as self._attachment:
-            async for event in self._attachment:
-                match event:
-                    case LogRecord():
-                        await self._on_record(event)
-                    case Run():
-                        await self._on_run(event)
+    async def _follow_runs(self, attachment: Attachment) -> None:
+        async for event in attachment:
+            match event:
+                case LogRecord():
+                    await self._on_record(event)
+                case Run():
+                    await self._on_run(event)
+        raise AgentGone("the agent has ended")
 
     async def _on_record(self, record: LogRecord) -> None:
         if record.run > self._last_finished:
