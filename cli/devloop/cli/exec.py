@@ -119,7 +119,12 @@ async def _push(session: Session, spec: RunSpec, *, quiet: bool) -> Pushed:
 
 
 async def _pull(session: Session, *, quiet: bool) -> None:
-    result = await session.pull()
+    """A failure is told; the exit code is the command's."""
+    try:
+        result = await session.pull()
+    except DevloopError as error:
+        report_error(error, sys.stderr)
+        return
     if not quiet:
         for path in result.kept:
             say(

@@ -33,6 +33,7 @@ from .receive import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from .agent import Agent, Project
     from .runs import Run
@@ -143,7 +144,7 @@ class Service(agent_pb2_grpc.AgentServicer):
             isolation=self._agent.spawner.level,
             isolation_hint=self._agent.spawner.level_hint,
             state_dir=str(self._agent.state_dir),
-            disk_free_bytes=shutil.disk_usage(self._agent.state_dir).free,
+            disk_free_bytes=_free_bytes(self._agent.state_dir),
             pid=os.getpid(),
         )
 
@@ -312,8 +313,9 @@ class Attachment:
             await self._send_all(run)
 
     async def _send_all(self, run: Run) -> None:
-        """Its state, its records, and last, when it has ended, its state again."""
-        await self._send_state(run)
+        """Its state while it is live, its records, and last, when it has ended, its state."""
+        if run.live:
+            await self._send_state(run)
         states = asyncio.create_task(self._send_states(run))
         try:
             with run.log.reader(
@@ -343,11 +345,28 @@ class Attachment:
             await self._context.write(reply)
 
     async def listen(self, requests: AsyncIterator[pb.AttachRequest]) -> None:
+        """Signals overtake input that the program does not read."""
+        async with asyncio.TaskGroup() as tasks:
+            # Not bounded here: a client sends no more than its window ahead of the acks.
+            inputs: asyncio.Queue[tuple[Run, pb.Stdin]] = asyncio.Queue()
+            writing = tasks.create_task(self._write_stdin(inputs))
+            await self._listen(requests, inputs)
+            writing.cancel()
+
+    async def _write_stdin(self, inputs: asyncio.Queue[tuple[Run, pb.Stdin]]) -> None:
+        while True:
+            await self._stdin(*await inputs.get())
+
+    async def _listen(
+        self,
+        requests: AsyncIterator[pb.AttachRequest],
+        inputs: asyncio.Queue[tuple[Run, pb.Stdin]],
+    ) -> None:
         async for request in requests:
             run = self._project.runs.get(request.run or self._opened.run)
             match request.WhichOneof("kind"):
                 case "stdin":
-                    await self._stdin(run, request.stdin)
+                    inputs.put_nowait((run, request.stdin))
                 case "size":
                     run.resize(request.size.rows, request.size.columns)
                 case "signal":
@@ -361,6 +380,14 @@ class Attachment:
             run.stdin.end()
         ack = pb.StdinAck(received_bytes=run.stdin.received_bytes, closed=run.stdin.closed)
         await self._send(pb.AttachReply(stdin_ack=ack))
+
+
+def _free_bytes(directory: Path) -> int:
+    """0 when the disk is gone: `devloop down` must still find the agent."""
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return 0
 
 
 def _run_message(run: Run, project: Project) -> pb.Run:

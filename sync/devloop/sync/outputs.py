@@ -166,10 +166,12 @@ class Pull:
         return True
 
     def _write_ledger(self) -> None:
-        self._ledger_path.parent.mkdir(parents=True, exist_ok=True)
+        """Where it cannot be written, the next pull keeps these files instead of replacing them."""
         temporary = self._ledger_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._ledger))
-        temporary.replace(self._ledger_path)
+        with contextlib.suppress(OSError):
+            self._ledger_path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self._ledger))
+            temporary.replace(self._ledger_path)
 
 
 def _is_wanted(patterns: Patterns, path: bytes) -> bool:

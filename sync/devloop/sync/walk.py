@@ -214,7 +214,7 @@ class _Look:
             elif entry.is_symlink():
                 self._link(entry)
             else:
-                self._problem(entry.name, "not a file, folder or link; skipped")
+                self._problem(entry.name, "not a file, folder or link")
         new = self._new
         new.node = _node(self._entries, new.dirs, self._old.node if self._old else None)
         return new
@@ -292,7 +292,7 @@ class _Look:
         if known is not None and not self._deep and known.ident == ident:
             return known
         if self._depth + 1 > MAX_DEPTH:
-            raise OSError(f"deeper than {MAX_DEPTH} folders; skipped")
+            raise OSError(f"deeper than {MAX_DEPTH} folders")
         path = self._path + name + b"/"
         level = self._new.level
         return self._walk.look(path, ident, known, level, deep=True, depth=self._depth + 1)
