@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .box import Box
 
-FINISHED = r"^── run \d+ [✓✗] .*$"
+FINISHED = r"^── run \d+ [✓✗■] .*$"
 
 
 def test_a_save_runs_the_new_code(box: Box) -> None:

@@ -75,7 +75,7 @@ class Plain:
                 say_saved_aside(event.saved_aside)
                 self._rule(describe_start(event))
                 if event.run.start_note:
-                    say(f"cold start: {event.run.start_note}")
+                    say(f"{event.run.start_kind} start: {event.run.start_note}")
                 self._note_configuration(event.paths)
             case FirstOutput(number, cycle):
                 self._cycles[number] = cycle
@@ -113,10 +113,9 @@ class Plain:
         sys.stderr.flush()
 
     def _finished(self, run: Run) -> None:
-        glyph = "✓" if run.end.status == 0 else "✗"
-        words = run.end.words
+        glyph, words = "✓" if run.end.status == 0 else "✗", run.end.words
         if run.end.reason not in ("", f"exited {run.end.exit_code}", f"killed by {words}"):
-            words += f" ({run.end.reason})"
+            glyph, words = "■", f"{words} ({run.end.reason})"  # ended on purpose
         took = duration(run.end.wall_s)
         cycle = self._cycles.pop(run.number, None)
         self._rule(f"run {run.number} {glyph} {words} · {took}{describe_cycle(cycle)}")
