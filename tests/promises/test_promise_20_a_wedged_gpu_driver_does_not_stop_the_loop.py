@@ -75,6 +75,7 @@ async def test_a_driver_that_never_returns_is_unavailable_within_3_s(
 
 
 async def test_host_metrics_keep_coming_and_nothing_is_left(wedged: Path, tmp_path: Path) -> None:
+    others = psutil.Process().children()
     before = time.monotonic()
     async with aclosing(Metrics(tmp_path).subscribe(0.1)) as samples:
         for _ in range(10):
@@ -82,4 +83,4 @@ async def test_host_metrics_keep_coming_and_nothing_is_left(wedged: Path, tmp_pa
     took_s = time.monotonic() - before
     print(f"10 samples in {took_s:.2f} s beside a wedged driver")
     assert took_s < 3
-    assert psutil.Process().children() == []
+    assert [child for child in psutil.Process().children() if child not in others] == []

@@ -69,6 +69,8 @@ async def attach_to_run(
     ) as attachment:
         attached = _Attached(client, workspace_id, number, attachment)
         with attached.signals(is_tty=is_tty), raw_terminal(enabled=is_tty):
+            if is_tty:
+                attached.resize()  # it may have been started from another terminal
             if stdin:
                 attached.start_stdin()
             try:
@@ -127,8 +129,6 @@ class _Attached:
         self._spawn(self._client.stop_run(self._workspace_id, self._number, kill=True))
 
     async def _follow(self, sink: Sink) -> Run:
-        """The first state is the one now, told before the output; a later one can be the end."""
-        state: Run | None = None
         async for event in self._attachment:
             match event:
                 case LogRecord():
@@ -138,12 +138,9 @@ class _Attached:
                     self._acked.set()
                 case Run():
                     sink.state(event)
-                    if state is not None and not event.live:
+                    if not event.live:
                         return event
-                    state = event
-        if state is None or state.live:
-            raise AgentGone("the agent has ended")
-        return state
+        raise AgentGone("the agent has ended")
 
     # -- signals
 
@@ -157,7 +154,7 @@ class _Attached:
             signal.SIGHUP: self._stop,
         }
         if is_tty:
-            handlers[signal.SIGWINCH] = self._resize
+            handlers[signal.SIGWINCH] = self.resize
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
@@ -180,7 +177,7 @@ class _Attached:
     def _forward(self, number: int) -> None:
         self._spawn(self._attachment.signal(number))
 
-    def _resize(self) -> None:
+    def resize(self) -> None:
         rows, columns = terminal_size()
         self._spawn(self._attachment.resize(rows, columns))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from devloop.sync.model import LogRecord, Run, RunState
 
-from .attached import attach_to_run, terminal_size
+from .attached import attach_to_run
 from .common import choose_run, config_of, open_agent, open_session, say, shell_words
 from .output import StreamSink
 from .words import duration, size
@@ -112,9 +112,6 @@ async def _attach(args: argparse.Namespace) -> int:
         is_tty = run.live and run.tty and sys.stdin.isatty() and sys.stdout.isatty()
         if is_tty:
             os.write(2, b"devloop: attached; the run ends this, or `devloop stop`\r\n")
-            rows, columns = terminal_size()
-            async with client.attach(workspace.id, run.number, follow=False) as attachment:
-                await attachment.resize(rows, columns)
         outcome = await attach_to_run(
             client, workspace.id, run.number, StreamSink(), stdin=run.live, is_tty=is_tty
         )

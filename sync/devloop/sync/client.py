@@ -201,7 +201,7 @@ class AgentClient:
         lossless: bool = False,
         holds_lease: bool = False,
     ) -> AbstractAsyncContextManager[Attachment]:
-        """To one run, from a record on; `follow`: until it has ended."""
+        """To one run, from a record on; `follow`: until it has ended, else to what there is now."""
         return self._attach(
             pb.AttachOpen(
                 workspace_id=workspace_id,
@@ -233,16 +233,22 @@ class AgentClient:
         try:
             with _errors():
                 await call.write(pb.AttachRequest(open=opened))
-            yield Attachment(call)
+                if not opened.follow:
+                    await call.done_writing()
+            yield Attachment(call, ends_with_run=opened.run != 0)
         finally:
             call.cancel()
 
 
 class Attachment:
-    """An open attachment: iterate it for what happens; write to it what the user does."""
+    """An open attachment: iterate it for what happens; write to it what the user does.
 
-    def __init__(self, call: Any) -> None:
+    The last event of an attachment to one run, when it has ended, is that run.
+    """
+
+    def __init__(self, call: Any, *, ends_with_run: bool) -> None:
         self._call = call
+        self._ends_with_run = ends_with_run
         self._writing = asyncio.Lock()
 
     async def __aiter__(self) -> AsyncIterator[AttachEvent]:
@@ -254,7 +260,10 @@ class Attachment:
                         for record in reply.records.records:
                             yield _record(record, number)
                     case "run":
-                        yield _run(reply.run)
+                        run = _run(reply.run)
+                        yield run
+                        if self._ends_with_run and not run.live:
+                            return
                     case "stdin_ack":
                         ack = reply.stdin_ack
                         yield StdinAck(ack.received_bytes, ack.closed)

@@ -18,6 +18,7 @@ from devloop.cafs.version import VERSION
 from .client import AgentClient, AgentGone
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import AsyncIterator
     from pathlib import Path
 
@@ -27,6 +28,8 @@ __all__ = ["AgentDidNotStart", "OtherVersion", "connect", "connect_if_running"]
 
 START_TIMEOUT_S = 20.0
 HELLO_TIMEOUT_S = 10.0
+
+_started: list[subprocess.Popen[bytes]] = []
 
 
 class AgentDidNotStart(DevloopError):
@@ -134,6 +137,7 @@ def _start_agent(idle_timeout_s: float) -> None:
             "this machine lacks the agent's half of devloop",
             hint="pip install 'devloop[agent]'",
         )
+    _started[:] = [process for process in _started if process.poll() is None]
     ready_read, ready_write = os.pipe()
     errors_read, errors_write = os.pipe()
     try:
@@ -160,7 +164,8 @@ def _start_agent(idle_timeout_s: float) -> None:
         if not ready.readline():
             process.wait()
             raise _did_not_start(errors.read().decode(errors="replace"))
-    process.returncode = 0  # it is nobody's child to wait for from here on
+    # It outlives this process; a client that outlives it, and starts another one, buries it.
+    _started.append(process)
 
 
 def _did_not_start(words: str) -> AgentDidNotStart:
