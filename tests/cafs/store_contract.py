@@ -10,6 +10,7 @@ import pytest
 
 from devloop.cafs.digest import Digest, digest_of
 from devloop.cafs.errors import BlobMismatch, BlobMissing
+from devloop.cafs.store import SMALL_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from devloop.cafs.store import BlobStore
 
 LARGE = bytes(range(256)) * 12_345
+SIZES = (0, 1, 5000, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1, len(LARGE))
 WRONG = digest_of(b"something else")
 
 
@@ -24,14 +26,14 @@ class BlobStoreContract:
     """Subclasses provide the fixture `store`, an empty one."""
 
     def test_what_was_put_can_be_got(self, store: BlobStore) -> None:
-        for data in (b"", b"a", LARGE):
+        for data in (LARGE[:size] for size in SIZES):
             store.put(digest_of(data), data)
             assert store.get(digest_of(data)) == data
             assert store.size_bytes(digest_of(data)) == len(data)
             assert store.has(digest_of(data))
 
     def test_any_buffer_can_be_put(self, store: BlobStore) -> None:
-        for data in (bytearray(b"one"), memoryview(b"two")):
+        for data in (bytearray(b"one"), memoryview(b"two"), memoryview(LARGE)):
             store.put(digest_of(data), data)
             assert store.get(digest_of(data)) == bytes(data)
 
@@ -47,15 +49,16 @@ class BlobStoreContract:
         assert not store.has(WRONG)
 
     def test_bytes_under_a_wrong_name_are_refused_and_not_stored(self, store: BlobStore) -> None:
-        with pytest.raises(BlobMismatch):
-            store.put(WRONG, b"data")
+        for data in (b"data", LARGE):
+            with pytest.raises(BlobMismatch):
+                store.put(WRONG, data)
         assert list(store) == []
 
     def test_putting_twice_is_putting_once(self, store: BlobStore) -> None:
-        digest = digest_of(b"data")
-        store.put(digest, b"data")
-        store.put(digest, b"data")
-        assert list(store) == [digest]
+        for data in (b"data", LARGE):
+            store.put(digest_of(data), data)
+            store.put(digest_of(data), data)
+        assert sorted(store) == sorted([digest_of(b"data"), digest_of(LARGE)])
 
     def test_missing_keeps_the_order_and_names_each_once(self, store: BlobStore) -> None:
         a, b, c = (digest_of(data) for data in (b"a", b"b", b"c"))
@@ -64,21 +67,27 @@ class BlobStoreContract:
         assert store.missing([]) == []
 
     def test_a_deleted_blob_is_missing(self, store: BlobStore) -> None:
-        digest = digest_of(b"data")
-        store.put(digest, b"data")
-        store.delete(digest)
-        store.delete(digest)
-        assert store.missing([digest]) == [digest]
+        for data in (b"data", LARGE):
+            digest = digest_of(data)
+            store.put(digest, data)
+            store.delete(digest)
+            store.delete(digest)
+            assert store.missing([digest]) == [digest]
+        assert list(store) == []
 
     def test_a_range_is_those_bytes_and_ends_with_the_blob(self, store: BlobStore) -> None:
-        digest = digest_of(LARGE)
-        store.put(digest, LARGE)
-        assert store.read_range(digest, 1000, 5000) == LARGE[1000:6000]
-        assert store.read_range(digest, len(LARGE) - 3, 100) == LARGE[-3:]
-        assert store.read_range(digest, len(LARGE), 100) == b""
+        for data in (LARGE[:9000], LARGE):
+            digest = digest_of(data)
+            store.put(digest_of(b"another"), b"another")  # what lies behind it is not it
+            store.put(digest, data)
+            store.put(digest_of(b"one more"), b"one more")
+            assert store.read_range(digest, 1000, 5000) == data[1000:6000]
+            assert store.read_range(digest, len(data) - 3, 100) == data[-3:]
+            assert store.read_range(digest, len(data), 100) == b""
+            assert store.read_range(digest, len(data) + 9, 100) == b""
 
     def test_a_copy_is_the_blob(self, store: BlobStore, tmp_path: Path) -> None:
-        for number, data in enumerate((b"", b"small", LARGE)):
+        for number, data in enumerate(LARGE[:size] for size in (*SIZES, len(LARGE))):
             store.put(digest_of(data), data)
             path = tmp_path / str(number)
             with path.open("wb") as file:
@@ -86,19 +95,21 @@ class BlobStoreContract:
             assert path.read_bytes() == data
 
     def test_a_committed_writer_stores_its_blob(self, store: BlobStore) -> None:
-        digest = digest_of(LARGE)
-        with store.writer(digest, len(LARGE)) as writer:
-            for start in range(0, len(LARGE), 100_000):
-                writer.write(LARGE[start : start + 100_000])
-            assert not store.has(digest)
-            writer.commit()
-        assert store.get(digest) == LARGE
+        for data in (LARGE[:size] for size in SIZES):
+            digest = digest_of(data)
+            with store.writer(digest, len(data)) as writer:
+                for start in range(0, len(data), 30_000):
+                    writer.write(data[start : start + 30_000])
+                assert not store.has(digest)
+                writer.commit()
+            assert store.get(digest) == data
 
     def test_a_writer_left_without_commit_stores_nothing(self, store: BlobStore) -> None:
-        with store.writer(digest_of(b"data"), 4) as writer:
-            writer.write(b"data")
-        with pytest.raises(KeyboardInterrupt), store.writer(digest_of(b"data"), 4) as writer:
-            raise KeyboardInterrupt
+        for data in (b"data", LARGE):
+            with store.writer(digest_of(data), len(data)) as writer:
+                writer.write(data)
+            with pytest.raises(KeyboardInterrupt), store.writer(digest_of(data), len(data)):
+                raise KeyboardInterrupt
         assert list(store) == []
 
     @pytest.mark.parametrize("data", [b"dat", b"data!", b"date"])
@@ -138,7 +149,7 @@ def _write(store: BlobStore, digest: Digest, size_bytes: int, data: bytes) -> No
 
 
 def _distinct(count: int) -> list[bytes]:
-    return [b"blob %d " % number * 50 for number in range(count)]
+    return [b"blob %d " % number * (50 if number % 10 else 9000) for number in range(count)]
 
 
 def _put_and_get(store: BlobStore, blobs: dict[Digest, bytes], failures: list[Exception]) -> None:

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from devloop.cafs import store as store_module
-from devloop.cafs import syscalls
-from devloop.cafs.blobdir import BlobDir
-from devloop.cafs.digest import Digest, digest_of
+from devloop.cafs import blobdir, packs, syscalls, wholefiles
+from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import (
     BlobCorrupt,
     BlobMismatch,
@@ -24,7 +22,7 @@ from devloop.cafs.errors import (
 )
 from devloop.cafs.store import DiskStore
 
-from .faults import LosesUnsynced, Passes, RunsFull
+from .faults import LosesUnsynced, Passes, RunsFull, flip_byte
 from .store_contract import BlobStoreContract
 
 if TYPE_CHECKING:
@@ -33,8 +31,10 @@ if TYPE_CHECKING:
 
     from devloop.cafs.store import BlobStore
 
-DATA = b"some bytes " * 1000
+DATA = b"some bytes " * 10_000  # large: a file of its own
 DIGEST = digest_of(DATA)
+SMALL = DATA[:11_000]
+BOTH = pytest.mark.parametrize("data", [DATA, SMALL], ids=["file", "pack"])
 
 
 @pytest.fixture
@@ -60,20 +60,18 @@ class TestDiskStoreWithoutLinuxCalls(BlobStoreContract):
         return disk
 
 
+def write(store: DiskStore, data: bytes) -> None:
+    with store.writer(digest_of(data), len(data)) as writer:
+        writer.write(data)
+        writer.commit()
+
+
 @pytest.mark.parametrize("wrapper", [Passes, LosesUnsynced])
 class TestWrappers(BlobStoreContract):
     @pytest.fixture
     def store(self, disk: DiskStore, wrapper: type) -> BlobStore:
         wrapped: BlobStore = wrapper(disk)
         return wrapped
-
-
-def flip_byte(store: DiskStore, digest: Digest, offset: int = 0) -> None:
-    path = store.path_of(digest)
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(data)
 
 
 def temporaries(store: DiskStore) -> list[Path]:
@@ -86,20 +84,38 @@ def test_the_layout_is_the_documented_one(disk: DiskStore) -> None:
     assert path == disk.path_of(DIGEST)
     assert path.read_bytes() == DATA
     assert stat.S_IMODE(path.stat().st_mode) & 0o222 == 0
-    assert (disk.root / "version").read_bytes() == b"devloop blob store 1\n"
+    assert (disk.root / "version").read_bytes() == b"devloop blob store 2\n"
     assert stat.S_IMODE(disk.root.stat().st_mode) == 0o700
 
 
-def test_a_store_opened_again_has_its_blobs(disk: DiskStore) -> None:
-    disk.put(DIGEST, DATA)
+@BOTH
+def test_a_store_opened_again_has_its_blobs(disk: DiskStore, data: bytes) -> None:
+    disk.put(digest_of(data), data)
     disk.close()
     disk.close()
     with DiskStore(disk.root) as again:
-        assert again.get(DIGEST) == DATA
+        assert again.get(digest_of(data)) == data
+
+
+def test_a_store_of_version_1_keeps_its_small_blobs_as_files(tmp_path: Path) -> None:
+    small = digest_of(SMALL)
+    with DiskStore(tmp_path) as store:
+        path = store._files.path_of(small)
+    path.write_bytes(SMALL)
+    (tmp_path / "version").write_text("devloop blob store 1\n")
+    with DiskStore(tmp_path) as store:
+        assert store.get(small) == SMALL
+        assert store.missing([small]) == []
+        store.put(small, SMALL)
+        assert list(store) == [small]
+        assert len(list(store.stored())) == 1
+        store.delete(small)
+        assert store.missing([small]) == [small]
+    assert (tmp_path / "version").read_text() == "devloop blob store 2\n"
 
 
 def test_a_store_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "version").write_text("devloop blob store 2\n")
+    (tmp_path / "version").write_text("devloop blob store 3\n")
     with pytest.raises(StoreUnusable, match="another version") as caught:
         DiskStore(tmp_path)
     assert str(tmp_path) in str(caught.value)
@@ -109,7 +125,7 @@ def test_a_store_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_version_file_emptied_by_a_power_cut_is_written_again(tmp_path: Path) -> None:
     (tmp_path / "version").touch()
     DiskStore(tmp_path).close()
-    assert (tmp_path / "version").read_bytes() == b"devloop blob store 1\n"
+    assert (tmp_path / "version").read_bytes() == b"devloop blob store 2\n"
 
 
 def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:
@@ -119,26 +135,43 @@ def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "file") in str(caught.value)
 
 
+@BOTH
 @pytest.mark.parametrize("read", ["get", "copy_to"])
 def test_a_corrupt_blob_is_not_served_and_then_missing(
-    disk: DiskStore, read: str, tmp_path: Path
+    disk: DiskStore, read: str, data: bytes, tmp_path: Path
 ) -> None:
-    disk.put(DIGEST, DATA)
-    flip_byte(disk, DIGEST, 700)
+    digest = digest_of(data)
+    disk.put(digest, data)
+    path = disk.path_of(digest)
+    flip_byte(disk, digest, 700)
     with (tmp_path / "copy").open("wb") as file, pytest.raises(BlobCorrupt) as caught:
-        disk.get(DIGEST) if read == "get" else disk.copy_to(DIGEST, file.fileno())
-    assert str(disk.path_of(DIGEST)) in str(caught.value)
-    assert disk.missing([DIGEST]) == [DIGEST]
+        disk.get(digest) if read == "get" else disk.copy_to(digest, file.fileno())
+    assert str(path) in str(caught.value)
+    assert disk.missing([digest]) == [digest]
     with pytest.raises(BlobMissing):
-        disk.get(DIGEST)
+        disk.get(digest)
 
 
-def test_a_put_heals_a_corrupt_blob(disk: DiskStore) -> None:
-    disk.put(DIGEST, DATA)
-    flip_byte(disk, DIGEST)
-    disk.put(DIGEST, DATA)
-    assert disk.get(DIGEST) == DATA
+@BOTH
+def test_a_put_heals_a_corrupt_blob(disk: DiskStore, data: bytes) -> None:
+    digest = digest_of(data)
+    disk.put(digest, data)
+    flip_byte(disk, digest)
+    disk.put(digest, data)
+    assert disk.get(digest) == data
     assert temporaries(disk) == []
+
+
+def test_a_copy_of_a_file_that_was_written_to_is_verified_again(
+    disk: DiskStore, tmp_path: Path
+) -> None:
+    data = bytes(range(256)) * 5000
+    disk.put(digest_of(data), data)
+    with (tmp_path / "copy").open("wb") as file:
+        disk.copy_to(digest_of(data), file.fileno())
+    flip_byte(disk, digest_of(data))
+    with (tmp_path / "copy").open("wb") as file, pytest.raises(BlobCorrupt):
+        disk.copy_to(digest_of(data), file.fileno())
 
 
 def test_a_put_leaves_a_good_blob_in_place_and_makes_it_new(disk: DiskStore) -> None:
@@ -158,42 +191,51 @@ def test_a_healed_blob_is_not_removed_by_a_reader_that_saw_the_corrupt_one(
     flip_byte(disk, DIGEST)
     fd = os.open(disk.path_of(DIGEST), os.O_RDONLY)
     disk.put(DIGEST, DATA)
-    disk._drop_corrupt(DIGEST, fd, "")
+    disk._files._drop_corrupt(DIGEST, fd, "")
     os.close(fd)
     assert disk.get(DIGEST) == DATA
 
 
+@BOTH
 def test_a_blob_on_bad_sectors_counts_as_corrupt(
-    disk: DiskStore, monkeypatch: pytest.MonkeyPatch
+    disk: DiskStore, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
-    disk.put(DIGEST, DATA)
+    digest = digest_of(data)
+    disk.put(digest, data)
 
     def bad_sector(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "read", bad_sector)
+        patch.setattr(os, "pread", bad_sector)
         with pytest.raises(BlobCorrupt, match="cannot be read"):
-            disk.get(DIGEST)
-    assert not disk.has(DIGEST)
+            disk.get(digest)
+    assert not disk.has(digest)
 
 
-def test_a_failed_put_leaves_no_temporary_file(
-    disk: DiskStore, monkeypatch: pytest.MonkeyPatch
+@BOTH
+def test_a_failed_put_leaves_nothing(
+    disk: DiskStore, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
+    digest = digest_of(data)
+
     def no_space(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", no_space)
+        patch.setattr(os, "pwrite", no_space)
         with pytest.raises(StoreFull) as caught:
-            disk.put(DIGEST, DATA)
-        with pytest.raises(StoreFull), disk.writer(DIGEST, len(DATA)) as writer:
-            writer.write(DATA)
-    assert caught.value.need_bytes == len(DATA)
+            disk.put(digest, data)
+        with pytest.raises(StoreFull):
+            write(disk, data)
+    assert caught.value.need_bytes == len(data)
     assert str(disk.root) in str(caught.value)
     assert temporaries(disk) == []
     assert list(disk) == []
+    disk.put(digest, data)
+    assert disk.get(digest) == data
 
 
 def test_a_blob_larger_than_the_disk_is_refused_before_it_is_sent(disk: DiskStore) -> None:
@@ -203,28 +245,30 @@ def test_a_blob_larger_than_the_disk_is_refused_before_it_is_sent(disk: DiskStor
 
 
 def test_a_writer_takes_no_more_disk_than_was_announced(disk: DiskStore) -> None:
-    with disk.writer(DIGEST, 10) as writer:
-        writer.write(b"0123456789")
+    with disk.writer(DIGEST, len(DATA)) as writer:
+        writer.write(DATA)
         with pytest.raises(BlobMismatch):
             writer.write(b"x")
         (temporary,) = temporaries(disk)
-        assert temporary.stat().st_size == 10
+        assert temporary.stat().st_size == len(DATA)
 
 
+@BOTH
 @pytest.mark.parametrize("blobs", [3, 40])
 def test_a_failed_sync_is_not_retried_and_its_blobs_are_missing(
-    disk: DiskStore, monkeypatch: pytest.MonkeyPatch, blobs: int
+    disk: DiskStore, monkeypatch: pytest.MonkeyPatch, blobs: int, data: bytes
 ) -> None:
     def disk_error(*_: object) -> bool:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    contents = [b"%d" % number for number in range(blobs)]
+    contents = [b"%d" % number + data for number in range(blobs)]
     digests = [digest_of(data) for data in contents]
     for digest, data in zip(digests, contents, strict=True):
         disk.put(digest, data)
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "sync_filesystem", disk_error)
-        patch.setattr(BlobDir, "flush", disk_error)
+        for module in (blobdir, packs):
+            patch.setattr(module, "flush_file", disk_error)
+        patch.setattr(wholefiles, "sync_filesystem", disk_error)
         with pytest.raises(SyncFailed, match=f"{blobs} blobs"):
             disk.sync()
     assert disk.missing(digests) == digests
@@ -237,12 +281,16 @@ def test_a_failed_sync_is_not_retried_and_its_blobs_are_missing(
 def test_verify_names_what_is_wrong_and_removes_corrupt_blobs(disk: DiskStore) -> None:
     disk.put(DIGEST, DATA)
     disk.put(digest_of(b"good"), b"good")
+    disk.put(digest_of(SMALL), SMALL)
+    pack = disk.path_of(digest_of(SMALL))
     flip_byte(disk, DIGEST)
+    flip_byte(disk, digest_of(SMALL))
     stray = disk.root / "blobs" / "ab" / "notes.txt"
     stray.touch()
     problems = {problem.path: problem.reason for problem in disk.verify()}
     assert problems == {
         disk.path_of(DIGEST): "did not hash to its name; removed",
+        pack: f"blob {digest_of(SMALL).short} is damaged; removed",
         stray: "is not a blob",
     }
     assert list(disk) == [digest_of(b"good")]

@@ -16,11 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from devloop.cafs.digest import Digest, digest_of
 from devloop.cafs.errors import BlobCorrupt, BlobMismatch, BlobMissing
 from devloop.cafs.gc import collect
+from devloop.cafs.packfile import RECORD_BYTES
 from devloop.cafs.store import DiskStore
 
-from .faults import LosesUnsynced
+from .faults import LosesUnsynced, flip_byte, flip_byte_at, is_pack
 
-CONTENTS = [b"", b"a", bytes(range(256)) * 1200]
+CONTENTS = [b"", b"a", b"small" * 9000, bytes(range(256)) * 1200]
 DIGESTS = [digest_of(data) for data in CONTENTS]
 EXAMPLES = 1000 if os.environ.get("DEVLOOP_SOAK") == "1" else 30
 numbers = st.integers(0, len(CONTENTS) - 1)
@@ -38,7 +39,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         assert {digest for digest in DIGESTS if self.store.has(digest)} == set(self.store)
-        assert not list(self.root.glob("blobs/*/.tmp-*"))
+        assert not list(self.root.glob("*/**/.tmp-*"))
         self.store.disk.close()
         shutil.rmtree(self.root)
 
@@ -91,13 +92,17 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=numbers, offset=st.integers(0))
     def flip_a_bit(self, number: int, offset: int) -> None:
-        path = self.store.disk.path_of(DIGESTS[number])
-        if path.exists() and path.stat().st_size:
-            data = bytearray(path.read_bytes())
-            data[offset % len(data)] ^= 1
-            path.chmod(0o600)
-            path.write_bytes(data)
+        if CONTENTS[number] and self.store.has(DIGESTS[number]):
+            flip_byte(self.store.disk, DIGESTS[number], offset)
             self.damaged.add(DIGESTS[number])
+
+    @rule(number=numbers, offset=st.integers(0, RECORD_BYTES - 1))
+    def flip_a_bit_of_a_header(self, number: int, offset: int) -> None:
+        if self.store.has(DIGESTS[number]):
+            place = self.store.disk.place_of(DIGESTS[number])
+            if is_pack(place):
+                flip_byte_at(place.path, place.offset - RECORD_BYTES + offset)
+                self.damaged.add(DIGESTS[number])
 
     @rule(live=st.sets(numbers))
     def collect_all_but(self, live: set[int]) -> None:

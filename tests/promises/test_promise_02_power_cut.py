@@ -11,15 +11,18 @@ import pytest
 
 from devloop.cafs.digest import Digest, digest_of
 from devloop.cafs.errors import BlobCorrupt, BlobMissing
+from devloop.cafs.packfile import RECORD_BYTES
 from devloop.cafs.store import DiskStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from devloop.cafs.packs import Place
+
 CUTS = 500 if os.environ.get("DEVLOOP_SOAK") == "1" else 60
 
-# What a file system leaves of a file that was renamed into place and never flushed.
+# What a file system leaves of bytes that were written and never flushed.
 TEARS: list[Callable[[bytes, int], bytes | None]] = [
     lambda data, at: data,
     lambda data, at: None,
@@ -47,8 +50,10 @@ def test_promise_02_a_power_cut_serves_no_wrong_byte_and_all_is_stored_again(
             _put(store, contents, durable)
             store.sync()
             _put(store, contents, unsynced)
-        for digest in unsynced:
-            _tear(store, digest, contents[digest], rng)
+            places = [store.place_of(digest) for digest in unsynced]
+        for digest, place in zip(unsynced, places, strict=True):
+            _tear(place, contents[digest], rng)
+        _tear_indexes(tmp_path / "store", rng)
         with DiskStore(tmp_path / "store") as store:
             assert [store.get(digest) for digest in durable] == [contents[d] for d in durable]
             bad = [digest for digest in unsynced if not _serves(store, digest, contents[digest])]
@@ -62,11 +67,13 @@ def test_promise_02_a_power_cut_serves_no_wrong_byte_and_all_is_stored_again(
 
 
 @pytest.mark.promise(2)
+@pytest.mark.parametrize("size", [1, 100_000], ids=["pack", "file"])
 def test_promise_02_a_disk_that_refuses_to_flush_is_reported_and_not_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """fsync says so once; asked again it would report success for pages that are gone."""
     calls = 0
+    data = b"data" * size
 
     def fails_once(fd: int) -> None:
         nonlocal calls
@@ -74,10 +81,10 @@ def test_promise_02_a_disk_that_refuses_to_flush_is_reported_and_not_trusted(
         if calls == 1:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    data = b"data"
     with DiskStore(tmp_path / "store") as store:
         store.put(digest_of(data), data)
-        monkeypatch.setattr("devloop.cafs.blobdir.flush_file", fails_once)
+        for module in ("blobdir", "packs"):
+            monkeypatch.setattr(f"devloop.cafs.{module}.flush_file", fails_once)
         with pytest.raises(Exception, match="could not be made durable"):
             store.sync()
         assert calls == 1
@@ -89,7 +96,7 @@ def test_promise_02_a_disk_that_refuses_to_flush_is_reported_and_not_trusted(
 
 
 def _contents(rng: random.Random) -> list[bytes]:
-    return [rng.randbytes(rng.choice([1, 200, 4096, 50_000])) for _ in range(60)]
+    return [rng.randbytes(rng.choice([1, 200, 4096, 50_000, 100_000])) for _ in range(60)]
 
 
 def _put(store: DiskStore, contents: dict[Digest, bytes], digests: Iterable[Digest]) -> None:
@@ -97,12 +104,34 @@ def _put(store: DiskStore, contents: dict[Digest, bytes], digests: Iterable[Dige
         store.put(digest, contents[digest])
 
 
-def _tear(store: DiskStore, digest: Digest, data: bytes, rng: random.Random) -> None:
+def _tear(place: Place, data: bytes, rng: random.Random) -> None:
     torn = rng.choice(TEARS)(data, rng.randrange(len(data)))
-    path = store.path_of(digest)
-    path.unlink()
+    if place.path.suffix == ".pack":
+        _tear_record(place, torn, rng)
+        return
+    place.path.unlink()
     if torn is not None:
-        path.write_bytes(torn)
+        place.path.write_bytes(torn)
+
+
+def _tear_record(place: Place, torn: bytes | None, rng: random.Random) -> None:
+    """The blob, and sometimes its header; what a file would lose at its end is zeros here."""
+    with place.path.open("r+b") as pack:
+        if torn is None or rng.random() < 0.2:
+            pack.seek(place.offset - RECORD_BYTES)
+            pack.write(bytes(RECORD_BYTES))
+        if torn is not None:
+            pack.seek(place.offset)
+            pack.write(torn.ljust(place.size_bytes, b"\0"))
+
+
+def _tear_indexes(store: Path, rng: random.Random) -> None:
+    for index in store.glob("packs/*.index"):
+        data = index.read_bytes()
+        torn = rng.choice(TEARS)(data, rng.randrange(len(data)))
+        index.unlink()
+        if torn is not None:
+            index.write_bytes(torn)
 
 
 def _serves(store: DiskStore, digest: Digest, data: bytes) -> bool:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from devloop.cafs.blobdir import free_bytes
 from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import StoreFull
+from devloop.cafs.gc import collect
 from devloop.cafs.store import DiskStore
 
 if TYPE_CHECKING:
@@ -64,6 +66,34 @@ def test_promise_04_each_put_on_a_full_disk_names_path_need_and_free(small_disk:
         assert sorted(store) == sorted(kept)
         _retry_after_freeing(store, kept)
     print(f"{refusals} refusals on a full disk: 0 files left, retry worked")
+
+
+@pytest.mark.promise(4)
+@pytest.mark.root
+def test_promise_04_a_small_put_on_a_full_disk_leaves_nothing_and_collection_makes_room(
+    small_disk: Path,
+) -> None:
+    refusals = 0
+    with DiskStore(small_disk / "store") as store:
+        kept = _fill(store, 30_000) + _fill(store, 5000)
+        for size_bytes in (5000, 10_000, 65_536):
+            data = os.urandom(size_bytes)
+            with pytest.raises(StoreFull) as put_refused:
+                store.put(digest_of(data), data)
+            with pytest.raises(StoreFull):
+                _write(store, data)
+            refusals += 2
+            assert (put_refused.value.path, put_refused.value.need_bytes) == (store.root, len(data))
+            assert not store.has(digest_of(data))
+        assert list(store.verify()) == []
+    with DiskStore(small_disk / "store") as store:
+        assert sorted(store) == sorted(kept)
+        collect(store, set(), limit_bytes=100_000, grace_s=-60)
+        data = os.urandom(60_000)
+        store.put(digest_of(data), data)
+        assert store.get(digest_of(data)) == data
+        assert free_bytes(small_disk) > 3 << 20
+    print(f"{refusals} refusals of small blobs: 0 half written, collection made room")
 
 
 def _fill(store: DiskStore, blob_bytes: int) -> list[Digest]:

@@ -1,14 +1,19 @@
 """The directory that holds a blob store: names, temporary files, renames. Never hashes.
 
-Layout, version 1
-    ROOT/version                "devloop blob store 1\\n"
+Layout, version 2
+    ROOT/version                "devloop blob store 2\\n"
     ROOT/blobs/ab/cdef…         one whole blob a file, mode 0444; "ab" + "cdef…" is the digest in
                                 hex, mtime is when the blob was last put
     ROOT/blobs/ab/.tmp-…        a blob being written, or left by a process that was killed
+    ROOT/packs/…                blobs of up to 64 KiB, see `packfile`
+Version 1 had no packs: small blobs were whole files too. Such a store is taken over as it is, its
+files are read where they are, and only the version file changes, so that an older devloop, which
+would not see the packs, refuses the store.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import sys
@@ -17,18 +22,19 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from .digest import Digest
-from .errors import BlobMissing, StoreUnusable
+from .errors import BlobMissing, StoreFull, StoreUnusable
 from .syscalls import flush_file, rename_exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["BlobDir", "Buffer", "free_bytes", "write_all"]
+__all__ = ["BlobDir", "Buffer", "disk_full", "free_bytes", "write_all"]
 
 Buffer = bytes | bytearray | memoryview
 
-VERSION = b"devloop blob store 1\n"
+VERSION = b"devloop blob store 2\n"
+_OLDER_VERSIONS = (b"devloop blob store 1\n",)
 _TEMP_PREFIX = ".tmp-"
 _PARENTS = tuple(f"{number:02x}" for number in range(256))
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -178,6 +184,13 @@ def free_bytes(path: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
+def disk_full(error: OSError, path: Path, need_bytes: int) -> StoreFull | None:
+    """`error` as a StoreFull when it means that the disk or quota of `path` is used up."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return StoreFull(path, need_bytes, free_bytes(path))
+
+
 def _ensure_layout(root: Path) -> None:
     blobs = root / "blobs"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -193,7 +206,7 @@ def _ensure_version(root: Path) -> None:
     if found == VERSION:
         return
     # Empty is what a loss of power leaves of a file that was never synced.
-    if found:
+    if found and found not in _OLDER_VERSIONS:
         raise StoreUnusable(
             f"the blob store at {root} is of another version: {found[:40]!r}",
             hint=f"remove {root}, or run the devloop that made it",

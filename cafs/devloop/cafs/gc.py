@@ -9,6 +9,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import BlobCorrupt, BlobMissing
+from .packfile import RECORD_BYTES
+from .store import SMALL_BYTES
 from .tree import Dir, File, TreeInvalid, decode_node
 
 if TYPE_CHECKING:
@@ -58,7 +60,10 @@ def _named_by(store: BlobStore, digest: Digest) -> tuple[list[Digest], list[Dige
 
 
 def disk_bytes(size_bytes: int) -> int:
-    """What a file of that size takes on a disk: whole blocks, and one for its inode."""
+    """What a blob of that size takes on a disk: a record in a pack; or a file of whole blocks,
+    and one for its inode."""
+    if size_bytes <= SMALL_BYTES:
+        return size_bytes + RECORD_BYTES
     return (-(-size_bytes // _BLOCK_BYTES) + 1) * _BLOCK_BYTES
 
 
@@ -80,7 +85,8 @@ def expendable(
 def collect(
     store: DiskStore, live: Container[Digest], limit_bytes: int, *, grace_s: float = 3600
 ) -> Collected:
-    """Deletes blobs that are not live until the store takes at most `limit_bytes`.
+    """Deletes blobs that are not live until the store takes at most `limit_bytes`, and a third
+    more where deleted small ones lie between others.
 
     `grace_s` protects what an upload has stored and no tree names yet, and temporary files.
     """
@@ -92,6 +98,7 @@ def collect(
         for blob in expendable(stored, live, limit_bytes, newest_ns)
         if store.delete_unless_newer(blob.digest, newest_ns)
     ]
+    store.give_back_space()
     removed_bytes = sum(disk_bytes(blob.size_bytes) for blob in removed)
     total_bytes = sum(disk_bytes(blob.size_bytes) for blob in stored)
     return Collected(len(removed), removed_bytes, total_bytes - removed_bytes)

@@ -1,38 +1,32 @@
 """The blob store: its interface, and the one on a local disk.
 
-Owns the promise that what is read is what was stored. Refuses to know what the bytes mean, who
+Owns the promise that what is read is what was stored, and which blobs are small: those go into
+packs (`packs`), all others are whole files (`wholefiles`). Refuses to know what the bytes mean, who
 asks for them, and which are still wanted (`gc` decides that). `blobdir` documents the layout.
-
-A blob appears under its name by one rename that replaces no other file, so what a reader opens
-is whole unless the machine lost power before `sync`. That case, and flipped bits, are found
-because every read hashes what it read; a blob found bad is removed, counts as missing from then
-on, and is healed by the next put.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-from collections import deque
-from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .blobdir import BlobDir, Buffer, free_bytes, write_all
+from .blobdir import Buffer, disk_full, write_all
 from .digest import Digest, Hasher
-from .errors import BlobCorrupt, BlobMismatch, BlobMissing, Problem, StoreFull, SyncFailed
-from .syscalls import clone_file, sync_filesystem
+from .errors import BlobMismatch, BlobMissing, StoreUnusable
+from .packfile import MAX_BLOB_BYTES
+from .packs import Packs, Place
+from .wholefiles import WholeFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
-__all__ = ["BlobStore", "BlobWriter", "DiskStore", "Stored", "disk_full"]
+    from .errors import Problem
 
-_CHUNK_BYTES = 1 << 18
-_CLONE_FROM_BYTES = 1 << 20  # below this a copy costs less than asking for a clone
-_FSYNC_AT_MOST = 16  # a busy disk makes syncfs wait for strangers' bytes; many blobs are worth it
+__all__ = ["SMALL_BYTES", "BlobStore", "BlobWriter", "DiskStore", "Stored", "disk_full"]
+
+SMALL_BYTES = MAX_BLOB_BYTES  # a blob up to this size is kept in a pack
 
 
 class BlobWriter(Protocol):
@@ -109,18 +103,26 @@ class Stored(NamedTuple):
 
 
 class DiskStore:
-    """A `BlobStore` in one directory; several processes may share it."""
+    """A `BlobStore` in one directory, for one process at a time, and many threads.
+
+    Several processes do each other no harm; they see each other's small blobs once they open the
+    store again, and until then take them for missing.
+    """
 
     def __init__(self, root: Path) -> None:
         """Makes the directory unless it is there. Raises StoreUnusable."""
         self.root = root
-        self._dir = BlobDir(root)
-        self._unsynced: deque[Digest] = deque()
-        self._sync_lock = Lock()
+        self._files = WholeFiles(root)
+        try:
+            self._packs = Packs(root / "packs")
+        except OSError as error:
+            self._files.close()
+            raise StoreUnusable(f"cannot use {root} as a blob store: {error.strerror}") from error
 
     def close(self) -> None:
         """Idempotent. What was put since the last `sync` stays readable, and is not durable."""
-        self._dir.close()
+        self._packs.close()
+        self._files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -129,279 +131,144 @@ class DiskStore:
         self.close()
 
     def path_of(self, digest: Digest) -> Path:
-        """Where the blob is or would be; for messages, tests and repair."""
-        return self._dir.path_of(digest)
+        """The file that holds the blob, or would if it were large; for messages and tests."""
+        place = self._packs.place_of(digest)
+        return place.path if place is not None else self._files.path_of(digest)
+
+    def place_of(self, digest: Digest) -> Place:
+        """Where its bytes lie; for tests and repair."""
+        place = self._packs.place_of(digest)
+        if place is not None:
+            return place
+        return Place(self._files.path_of(digest), 0, self._files.status(digest).st_size)
 
     def has(self, digest: Digest) -> bool:
-        return self._dir.has(digest)
+        return digest in self._packs or self._files.has(digest)
 
     def missing(self, digests: Iterable[Digest]) -> list[Digest]:
-        has = self._dir.has
-        return [digest for digest in dict.fromkeys(digests) if not has(digest)]
+        packed, has = self._packs.digests, self._files.has
+        return [d for d in dict.fromkeys(digests) if d not in packed and not has(d)]
 
     # ------------------------------------------------------------------ reading
 
     def get(self, digest: Digest) -> bytes:
-        fd = self._dir.open(digest)
-        try:
-            data = _read_all(fd)
-        except OSError as error:
-            raise self._unreadable(digest, fd, error) from error
-        else:
-            if Hasher(data).digest() != digest:
-                raise self._drop_corrupt(digest, fd, "does not hash to its name")
-            return data
-        finally:
-            os.close(fd)
+        data = self._packs.get(digest)
+        return self._files.get(digest) if data is None else data
 
     def copy_to(self, digest: Digest, target_fd: int) -> int:
-        fd = self._dir.open(digest)
-        try:
-            size_bytes = os.fstat(fd).st_size
-            cloned = size_bytes >= _CLONE_FROM_BYTES and clone_file(fd, target_fd)
-            if self._hash(digest, fd, None if cloned else target_fd) != digest:
-                raise self._drop_corrupt(digest, fd, "does not hash to its name")
-            return size_bytes
-        finally:
-            os.close(fd)
-
-    def _hash(self, digest: Digest, fd: int, copy_fd: int | None = None) -> bytes:
-        """Hashes the open file, and copies what it hashed."""
-        hasher = Hasher()
-        # One buffer for all reads: a fresh megabyte a read costs more than the copy itself.
-        buffer = bytearray(min(_CHUNK_BYTES, os.fstat(fd).st_size + 1))
-        with memoryview(buffer) as view:
-            while read_bytes := self._read_into(digest, fd, buffer):
-                hasher.update(view[:read_bytes])
-                if copy_fd is not None:
-                    write_all(copy_fd, view[:read_bytes])
-        return hasher.digest()
-
-    def _read_into(self, digest: Digest, fd: int, buffer: bytearray) -> int:
-        try:
-            return os.readv(fd, [buffer])
-        except OSError as error:
-            raise self._unreadable(digest, fd, error) from error
+        data = self._packs.get(digest)
+        if data is None:
+            return self._files.copy_to(digest, target_fd)
+        write_all(target_fd, data)
+        return len(data)
 
     def read_range(self, digest: Digest, offset: int, size_bytes: int) -> bytes:
-        fd = self._dir.open(digest)
-        try:
-            return os.pread(fd, size_bytes, offset)
-        except OSError as error:
-            raise self._unreadable(digest, fd, error) from error
-        finally:
-            os.close(fd)
+        data = self._packs.read_range(digest, offset, size_bytes)
+        return self._files.read_range(digest, offset, size_bytes) if data is None else data
 
     def size_bytes(self, digest: Digest) -> int:
-        return self._dir.lstat(digest).st_size
-
-    def _unreadable(self, digest: Digest, fd: int, error: OSError) -> Exception:
-        """A blob on bad sectors is as good as gone; any other error is passed on."""
-        if error.errno != errno.EIO:
-            return error
-        return self._drop_corrupt(digest, fd, "cannot be read from the disk")
-
-    def _drop_corrupt(self, digest: Digest, fd: int, reason: str) -> BlobCorrupt:
-        self._dir.unlink_open(digest, fd)
-        return BlobCorrupt(self.path_of(digest), digest, reason)
+        place = self._packs.place_of(digest)
+        return place.size_bytes if place is not None else self._files.status(digest).st_size
 
     # ------------------------------------------------------------------ writing
 
     def put(self, digest: Digest, data: Buffer) -> None:
         if Hasher(data).digest() != digest:
             raise BlobMismatch(digest, f"({len(data):,} bytes) hash to something else")
-        temp = self._dir.temp_name(digest)
         try:
-            self._dir.write_temp(temp, data)
-            self._publish(temp, digest)
+            (self._packs if len(data) <= SMALL_BYTES else self._files).put(digest, data)
         except OSError as error:
-            self._dir.unlink(temp)
             raise disk_full(error, self.root, len(data)) or error from error
 
     def writer(self, digest: Digest, size_bytes: int) -> BlobWriter:
-        free = free_bytes(self.root)
-        if size_bytes > free:
-            raise StoreFull(self.root, size_bytes, free)
-        return _DiskWriter(self._dir, self._publish, digest, size_bytes)
+        if size_bytes <= SMALL_BYTES:
+            return _SmallWriter(self, digest, size_bytes)
+        return self._files.writer(digest, size_bytes)
 
     def delete(self, digest: Digest) -> None:
-        self._dir.delete(digest)
+        # Both: a store of version 1 may hold a small blob as a file.
+        self._packs.delete(digest)
+        self._files.delete(digest)
 
     def delete_unless_newer(self, digest: Digest, newest_ns: int) -> bool:
         """Deletes the blob unless it was put after `newest_ns` (Unix time)."""
+        if digest in self._packs:
+            return self._packs.delete_unless_newer(digest, newest_ns)
         try:
-            if self._dir.lstat(digest).st_mtime_ns > newest_ns:
+            if self._files.status(digest).st_mtime_ns > newest_ns:
                 return False
         except BlobMissing:
             return False
-        self.delete(digest)
+        self._files.delete(digest)
         return True
 
-    def _publish(self, temp: str, digest: Digest) -> None:
-        """Gives the verified file `temp` its name. A good blob that has it stays, so that one
-        already durable is never exchanged for one that is not."""
-        if not self._dir.publish(temp, digest):
-            if self._refresh(digest):
-                self._dir.unlink(temp)
-            else:
-                self._dir.replace(temp, digest)
-        self._unsynced.append(digest)
-
-    def _refresh(self, digest: Digest) -> bool:
-        """Is a good copy stored? Marks it as put now, which keeps garbage collection away."""
-        try:
-            fd = self._dir.open(digest)
-        except BlobMissing:
-            return False
-        try:
-            os.utime(fd)
-            return self._hash(digest, fd) == digest
-        except (BlobCorrupt, PermissionError):
-            return False
-        finally:
-            os.close(fd)
-
-    # ------------------------------------------------------------------ durability
-
     def sync(self) -> None:
-        # A second caller must not return before the first has finished its blobs.
-        with self._sync_lock:
-            batch = {self._unsynced.popleft() for _ in range(len(self._unsynced))}
-            if not batch:
-                return
-            try:
-                self._flush(batch)
-            except OSError as error:
-                # The kernel may have dropped the dirty pages: a second fsync would report success.
-                for digest in batch:
-                    self.delete(digest)
-                reason = error.strerror or str(error)
-                raise SyncFailed(self.root, len(batch), reason) from error
-
-    def _flush(self, batch: set[Digest]) -> None:
-        if len(batch) > _FSYNC_AT_MOST and sync_filesystem(self._dir.fd):
-            return
-        self._dir.flush(batch)
+        self._packs.sync()
+        self._files.sync()
 
     # ------------------------------------------------------------------ upkeep
 
     def __iter__(self) -> Iterator[Digest]:
-        return (digest for _, digest in self._dir.listing() if digest is not None)
+        yield from self._packs
+        packed = self._packs.digests
+        yield from (digest for digest in self._files if digest not in packed)
 
     def stored(self) -> Iterator[Stored]:
         """Every blob with its size and time."""
         for digest in self:
             try:
-                status = self._dir.lstat(digest)
+                yield self._look_at(digest)
             except BlobMissing:
                 continue
-            yield Stored(digest, status.st_size, status.st_mtime_ns)
+
+    def _look_at(self, digest: Digest) -> Stored:
+        place, put_ns = self._packs.place_of(digest), self._packs.put_ns(digest)
+        if place is not None and put_ns is not None:
+            return Stored(digest, place.size_bytes, put_ns)
+        status = self._files.status(digest)
+        return Stored(digest, status.st_size, status.st_mtime_ns)
 
     def verify(self) -> Iterator[Problem]:
         """Hashes every blob. Yields what is wrong; corrupt blobs are removed as they are found."""
-        for name, digest in self._dir.listing():
-            reason = self._verified(digest) if digest is not None else "is not a blob"
-            if reason:
-                yield Problem(self._dir.root / "blobs" / name, reason)
+        yield from self._packs.verify()
+        yield from self._files.verify()
 
-    def _verified(self, digest: Digest) -> str:
-        """What is wrong with the blob; empty when nothing is."""
+    def give_back_space(self) -> None:
+        """Rewrites what holds many deleted small blobs. Raises StoreFull, SyncFailed."""
         try:
-            fd = self._dir.open(digest)
-        except BlobMissing:
-            return ""  # deleted since its name was read
+            self._packs.rewrite_sparse()
         except OSError as error:
-            return error.strerror or str(error)
-        try:
-            if self._hash(digest, fd) == digest:
-                return ""
-            self._drop_corrupt(digest, fd, "")
-        except BlobCorrupt:
-            return "could not be read from the disk; removed"
-        finally:
-            os.close(fd)
-        return "did not hash to its name; removed"
+            raise disk_full(error, self.root, SMALL_BYTES) or error from error
 
     def remove_temporaries(self, older_than_s: float) -> int:
         """Removes what killed writers left. Returns how many files that were.
 
         The age protects writers that are at work now, here or in another process.
         """
-        return self._dir.remove_temporaries(older_than_s)
+        return sum(s.remove_temporaries(older_than_s) for s in (self._packs, self._files))
 
 
-class _DiskWriter:
-    """Hashes and counts while it writes, so that commit reads nothing again."""
+class _SmallWriter:
+    """Collects a small blob in memory."""
 
-    def __init__(
-        self,
-        directory: BlobDir,
-        publish: Callable[[str, Digest], None],
-        digest: Digest,
-        size_bytes: int,
-    ) -> None:
-        self._dir = directory
-        self._publish = publish
+    def __init__(self, store: BlobStore, digest: Digest, size_bytes: int) -> None:
+        self._store = store
         self._digest = digest
-        self._left_bytes = size_bytes
-        self._hasher = Hasher()
-        self._temp = directory.temp_name(digest)
-        self._fd = directory.create_temp(self._temp)
+        self._size_bytes = size_bytes
+        self._data = bytearray()
 
     def write(self, data: Buffer) -> None:
-        if len(data) > self._left_bytes:
+        if len(self._data) + len(data) > self._size_bytes:
             raise BlobMismatch(self._digest, "are more than were announced")
-        self._hasher.update(data)
-        try:
-            write_all(self._fd, data)
-        except OSError as error:
-            raise self._explained(error) from error
-        self._left_bytes -= len(data)
+        self._data += data
 
     def commit(self) -> None:
-        if self._left_bytes:
-            raise BlobMismatch(self._digest, f"are {self._left_bytes:,} fewer than announced")
-        if self._hasher.digest() != self._digest:
-            raise BlobMismatch(self._digest, "hash to something else")
-        try:
-            self._close()
-            self._publish(self._temp, self._digest)
-        except OSError as error:
-            raise self._explained(error) from error
+        if (left_bytes := self._size_bytes - len(self._data)) > 0:
+            raise BlobMismatch(self._digest, f"are {left_bytes:,} fewer than announced")
+        self._store.put(self._digest, self._data)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._close()
-        finally:
-            self._dir.unlink(self._temp)
-
-    def _explained(self, error: OSError) -> Exception:
-        return disk_full(error, self._dir.root, self._left_bytes) or error
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-def disk_full(error: OSError, path: Path, need_bytes: int) -> StoreFull | None:
-    """`error` as a StoreFull when it means that the disk or quota of `path` is used up."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return StoreFull(path, need_bytes, free_bytes(path))
-
-
-def _read_all(fd: int) -> bytes:
-    """The whole file; the first read asks for a byte more, so that its end is seen at once."""
-    size_bytes = os.fstat(fd).st_size
-    data = os.read(fd, size_bytes + 1)
-    if len(data) == size_bytes:
-        return data
-    parts = [data]
-    while data:
-        data = os.read(fd, _CHUNK_BYTES)
-        parts.append(data)
-    return b"".join(parts)
+        self._data = bytearray()
