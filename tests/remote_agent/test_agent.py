@@ -350,3 +350,44 @@ async def test_the_environment_of_a_run_is_nowhere_on_disk(agent: Agent, tmp_pat
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if canary in path.read_bytes()] == []
+
+
+# -- the start, seen from the caller
+
+
+async def warm_python(agent: Agent, script: bytes) -> Run:
+    """A run of `script`, born of a zygote that has forked before."""
+
+    def spec(script: bytes) -> RunSpec:
+        return RunSpec(argv=(b"python3", b"-c", script), env=ENV, env_is_whole=True)
+
+    await ended(await start(agent, spec(b"pass")))
+    return await start(agent, spec(script))
+
+
+async def test_a_run_without_input_is_announced_while_its_program_is_on_its_way(
+    agent: Agent,
+) -> None:
+    run = await warm_python(agent, b"print('up')")
+    assert (run.state, run.start_kind) == (RunState.STARTING, "zygote")
+    assert await output(run) == {LogStream.STDOUT: b"up\n"}
+    assert (await ended(run)).end.exit_code == 0
+
+
+async def test_a_signal_that_comes_before_the_program_has_begun_is_not_lost(agent: Agent) -> None:
+    run = await warm_python(agent, b"import time; time.sleep(60)")
+    run.signal(signal.SIGTERM)
+    assert run.state is RunState.STARTING
+    assert (await ended(run)).end.signal == signal.SIGTERM
+
+
+async def test_a_run_that_takes_input_has_started_when_it_is_announced(agent: Agent) -> None:
+    spec = RunSpec(
+        argv=(b"python3", b"-c", b"print(input())"), env=ENV, env_is_whole=True, stdin=True
+    )
+    run = await start(agent, spec)
+    assert run.state is RunState.RUNNING
+    assert run.stdin is not None
+    await run.stdin.write(0, b"typed\n")
+    run.stdin.end()
+    assert await output(run) == {LogStream.STDOUT: b"typed\n"}

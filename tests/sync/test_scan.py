@@ -295,6 +295,8 @@ def _do(root: Path, step: tuple[str, list[str], list[str]], count: int) -> list[
         path.symlink_to(f"to{count}")
     elif kind == "chmod":
         path.chmod([0o700, 0o755][count % 2])
+        if path.is_dir():
+            touched.append(path)
     elif kind == "move":
         path.rename(other)
         touched += [other.parent, other]

@@ -84,6 +84,13 @@ async def test_a_save_names_its_directory_and_nothing_else(root: Path, source: O
         assert await state.next() == DirsChanged(frozenset({b"src"}))
 
 
+async def test_a_folder_with_another_mode_is_seen(root: Path, source: OpenSource) -> None:
+    async with watching(root, source) as state:
+        (root / "src").chmod(0o700)
+        while (await state.next()) and state.looking.rescan([]).tree.entries[b"src"].mode != 0o700:  # type: ignore[union-attr]
+            continue
+
+
 async def test_what_happens_in_ignored_folders_is_not_told(root: Path, source: OpenSource) -> None:
     async with watching(root, source) as state:
         for i in range(50):

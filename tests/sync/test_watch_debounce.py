@@ -34,6 +34,44 @@ def test_one_save_is_reported_after_the_quiet_time() -> None:
     assert debounce.due(T0 + 1) is None
 
 
+def test_a_save_that_is_over_is_reported_sooner() -> None:
+    debounce = Debounce(quiet_s=0.005)
+    for after in (0.0, 0.0001):  # truncated, written
+        debounce.touched(T0 + after, b"src")
+        debounce.unsettled(b"src/x.py")
+    debounce.touched(T0 + 0.0002, b"src")
+    debounce.saved(b"src/x.py")
+    assert debounce.due(T0 + 0.0011) is None
+    assert debounce.due(T0 + 0.0013) == DirsChanged(frozenset({b"src"}))
+
+
+def test_a_truncated_file_is_not_reported_before_it_is_written() -> None:
+    debounce = Debounce(quiet_s=0.005)
+    debounce.touched(T0, b"src")
+    debounce.saved(b"src/x.py")
+    debounce.touched(T0 + 0.0001, b"src")
+    debounce.unsettled(b"src/y.py")
+    assert debounce.due(T0 + 0.04) is None
+
+
+def test_a_second_save_right_after_the_first_waits_for_the_quiet_time() -> None:
+    debounce = Debounce(quiet_s=0.005)
+    for number, after in enumerate((0.0, 0.004, 0.008)):
+        debounce.touched(T0 + after, b"src")
+        debounce.saved(b"src/%d.py" % number)
+    assert debounce.due(T0 + 0.0125) is None
+    assert speaks_at(debounce, T0 + 0.0125) < T0 + 0.0132
+
+
+def test_what_follows_a_save_takes_its_haste_away() -> None:
+    debounce = Debounce(quiet_s=0.005)
+    debounce.touched(T0, b"src")
+    debounce.saved(b"src/x.py")
+    debounce.touched(T0 + 0.0005, b"src")
+    assert debounce.due(T0 + 0.005) is None
+    assert debounce.due(T0 + 0.0056) is not None
+
+
 def test_a_stream_waits_for_a_longer_pause_the_longer_it_lasts() -> None:
     debounce = Debounce(quiet_s=0.005)
     pauses = []

@@ -300,7 +300,10 @@ class _Loader:
         for name, entry in entries.items():
             if type(entry) is Dir:
                 below = known.children.get(name) if known is not None else None
-                children[name] = self.load(entry.digest, below, depth + 1)
+                if below is None or below.digest != entry.digest:
+                    below = self.load(entry.digest, below, depth + 1)
+                # The limits of a known one are checked with this node's, which hold them.
+                children[name] = below
         node = Node(entries, children, data)
         if node.digest != digest:
             raise TreeInvalid(f"tree node {digest.short} does not hash to its name")

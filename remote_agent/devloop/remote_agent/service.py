@@ -27,9 +27,10 @@ from devloop.proto.v1 import agent_pb2 as pb
 from devloop.proto.v1 import agent_pb2_grpc
 
 from . import convert
-from .agent import InvalidRequest, OnBusy
+from .agent import FEW_BLOBS, InvalidRequest, OnBusy
 from .outputs import OutputChanged, list_outputs, read_output
 from .receive import Receiver
+from .runs import RunState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -47,6 +48,7 @@ CAPABILITIES = ("blobs", "chunks", "runs", "tty", "outputs", "metrics")
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_DIGESTS = 65536
 MAX_ARGV_BYTES = 1 << 20
+HANG_UP_S = 5.0
 
 Send = "Callable[[pb.AttachReply], Awaitable[None]]"
 Handler = TypeVar("Handler", bound="Callable[..., Any]")
@@ -83,6 +85,10 @@ def _unary(handler: Handler) -> Handler:
                 await _abort(context, error)
             except ValueError as error:
                 await _abort(context, InvalidRequest(str(error)))
+            except Exception:
+                # gRPC would log the outermost words only, which say nothing of a group's own.
+                logger.exception("%s failed", handler.__name__)
+                raise
 
     return call  # type: ignore[return-value] # the decorated signature is the same
 
@@ -201,6 +207,7 @@ class Service(agent_pb2_grpc.AgentServicer):
             stop_runs=tuple(request.stop_runs),
             on_busy=OnBusy(request.on_busy),
             repair=request.repair,
+            is_small=0 < len(request.blobs) <= FEW_BLOBS,
         )
         return convert.apply_reply(result, project.workspace.id, project.workspace.name)
 
@@ -269,6 +276,8 @@ class Service(agent_pb2_grpc.AgentServicer):
         listening = asyncio.create_task(attachment.listen(requests))
         try:
             await attachment.follow()
+            # A write of the client's that met the end of its call would fail the whole call.
+            await asyncio.wait({listening}, timeout=HANG_UP_S)
         finally:
             listening.cancel()
 
@@ -303,7 +312,15 @@ class Attachment:
                 for run in await self._project.runs.started_after(number):
                     number = run.number
                     if self._opened.owner in ("", run.spec.owner):
-                        tasks.create_task(self._follow_run(run))
+                        tasks.create_task(self._follow_one_of_many(run))
+
+    async def _follow_one_of_many(self, run: Run) -> None:
+        """What spoils the news of one run must not end that of the others."""
+        try:
+            await self._follow_run(run)
+        except Exception:
+            if not self._context.done():  # else the client has hung up
+                logger.exception("run %d can no longer be followed", run.number)
 
     async def _follow_run(self, run: Run) -> None:
         if self._opened.holds_lease:
@@ -314,22 +331,29 @@ class Attachment:
 
     async def _send_all(self, run: Run) -> None:
         """Its state while it is live, its records, and last, when it has ended, its state."""
+        while run.state is RunState.STARTING:
+            await run.changed()
         if run.live:
             await self._send_state(run)
         states = asyncio.create_task(self._send_states(run))
         try:
-            with run.log.reader(
-                self._opened.from_record,
-                lossless=self._opened.lossless,
-                follow=self._opened.follow,
-            ) as reader:
-                async for batch in reader:
-                    await self._send(pb.AttachReply(records=convert.log_records(run, batch)))
+            await self._send_records(run)
+        except (OSError, DevloopError):
+            logger.exception("the log of run %d cannot be read", run.number)
         finally:
             states.cancel()
         if self._opened.follow:
             await run.ended.wait()
             await self._send_state(run)
+
+    async def _send_records(self, run: Run) -> None:
+        with run.log.reader(
+            self._opened.from_record,
+            lossless=self._opened.lossless,
+            follow=self._opened.follow,
+        ) as reader:
+            async for batch in reader:
+                await self._send(pb.AttachReply(records=convert.log_records(run, batch)))
 
     async def _send_states(self, run: Run) -> None:
         while run.live:

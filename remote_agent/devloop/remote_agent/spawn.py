@@ -11,6 +11,7 @@ import errno
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,10 @@ from .zygote import wire, words
 from .zygotes import Key, ZygotePool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
 __all__ = [
+    "Birth",
     "CommandNotExecutable",
     "CommandNotFound",
     "Exit",
@@ -81,6 +83,22 @@ class CommandNotExecutable(DevloopError):
 
 
 @dataclass(frozen=True, slots=True)
+class Birth:
+    """A run whose process has been asked for.
+
+    `forked`: a zygote's child is becoming the program, and hardly anything can go wrong.
+    """
+
+    forked: bool
+    note: str
+    _process: Callable[[], Awaitable[Process]]
+
+    async def process(self) -> Process:
+        """Waits for it, once. Raises CommandNotFound, CommandNotExecutable or StartFailed."""
+        return await self._process()
+
+
+@dataclass(frozen=True, slots=True)
 class _Origin:
     """Where a pair came from."""
 
@@ -128,14 +146,22 @@ class Spawner:
 
     async def start(self, request: StartRequest) -> Process:
         """Raises CommandNotFound, CommandNotExecutable or StartFailed."""
+        birth = await self.begin(request)
+        return await birth.process()
+
+    async def begin(self, request: StartRequest) -> Birth:
+        """Returns when the request is sent. Raises as `start` does.
+
+        The descriptors must stay open until the birth's `process` has returned.
+        """
         command = _resolve(request)
         origin, note = await self._origin(command, request)
         try:
-            return await self._begin(origin, command, request, note)
+            self._send(origin, command, request)
         except ConnectionError:
-            # The waiting pair was killed by somebody else; the next one was not.
-            origin = _Origin(*await self._take_cold())
-            return await self._begin(origin, command, request, "the zygote's child had died")
+            origin, note = await self._send_cold(command, request)
+        born = partial(self._born, origin, command, request, note)
+        return Birth(origin.forker is not self._service, note, born)
 
     async def prepare(self, request: StartRequest) -> None:
         """Starts the zygotes that `request` would use; waits for none of them."""
@@ -232,15 +258,41 @@ class Spawner:
 
     # -- the start itself
 
-    async def _begin(
+    def _send(self, origin: _Origin, command: Command, request: StartRequest) -> None:
+        """Raises ConnectionError when the waiting pair is dead."""
+        message = self._message(command, request, origin.forker is not self._service)
+        stdio = [request.stdin, request.stdout, request.stderr]
+        try:
+            wire.send(origin.pair.to_child, message, stdio)
+        except BaseException:
+            origin.pair.close()
+            origin.forker.release()
+            raise
+
+    async def _send_cold(self, command: Command, request: StartRequest) -> tuple[_Origin, str]:
+        """The waiting pair was killed by somebody else; the next one was not."""
+        origin = _Origin(*await self._take_cold())
+        try:
+            self._send(origin, command, request)
+        except OSError as error:
+            raise StartFailed(f"the new process died: {error}") from error
+        return origin, "the zygote's child had died"
+
+    async def _born(
+        self, origin: _Origin, command: Command, request: StartRequest, note: str
+    ) -> Process:
+        try:
+            return await self._answered(origin, command, request, note)
+        except ConnectionError:
+            origin, note = await self._send_cold(command, request)
+            return await self._answered(origin, command, request, note)
+
+    async def _answered(
         self, origin: _Origin, command: Command, request: StartRequest, note: str
     ) -> Process:
         forked = origin.forker is not self._service
         pair = origin.pair
         try:
-            message = self._message(command, request, forked)
-            stdio = [request.stdin, request.stdout, request.stderr]
-            wire.send(pair.to_child, message, stdio)
             replies = await _replies(pair)
             if forked and not replies:
                 raise ConnectionResetError

@@ -3,7 +3,8 @@
 Owns the waiting: a save acts at once, a stream of changes waits for a pause, and nothing waits
 for ever. Refuses to know where events come from and what a clock is.
 
-    one save            acts `quiet_s` after its last event
+    one save            acts `quiet_s` after its last event; SAVED_SHARE of that when the source
+                        says that the save is over
     a stream            the pause that is waited for grows with its length, up to MAX_QUIET_S
     half a save         a file that vanished, or is open for writing, gets UNSETTLED_S to be
                         finished: many editors move the old file away before the new one is there
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Debounce", "DirsChanged", "Hint", "ScanAll", "WatchLimited"]
 
 MAX_QUIET_S = 0.1
+SAVED_SHARE = 0.2
 UNSETTLED_S = 0.05
 CAP_S = 1.0
 LOCK_CAP_S = 10.0
@@ -69,6 +71,8 @@ class Debounce:
         self._first = 0.0  # of what is pending
         self._last = 0.0
         self._stream_began = 0.0
+        self._saves = 0  # of this stream
+        self._ends_saved = False  # the stream's last event ended a save
         self._lock: Hashable | None = None
         self._lock_seen = 0.0
 
@@ -97,6 +101,15 @@ class Debounce:
     def settled(self, path: bytes) -> None:
         self._unsettled.discard(path)
 
+    def saved(self, path: bytes) -> None:
+        """A file that was known is whole again, right after it was `touched`.
+
+        Only a stream's first save acts sooner: where a second one follows, more may.
+        """
+        self.settled(path)
+        self._saves += 1
+        self._ends_saved = True
+
     def due(self, now: float, lock: Hashable | None = None) -> Hint | None:
         """What to look at now, or None. `lock` identifies git's index lock, while there is one."""
         if not self.pending or self.wait_s(now, lock) > 0:
@@ -114,12 +127,15 @@ class Debounce:
 
     def _note(self, now: float) -> None:
         if now - self._last > max(_STREAM_ENDS_S, self._pause_s()):
-            self._stream_began = now
+            self._stream_began, self._saves = now, 0
         if not self.pending:
             self._first = now
         self._last = now
+        self._ends_saved = False
 
     def _pause_s(self) -> float:
+        if self._ends_saved and self._saves == 1 and not self._unsettled:
+            return self._quiet_s * SAVED_SHARE
         grown = min(MAX_QUIET_S, _GROWTH * (self._last - self._stream_began))
         return max(self._quiet_s, grown, UNSETTLED_S if self._unsettled else 0.0)
 

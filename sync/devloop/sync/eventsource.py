@@ -37,6 +37,9 @@ class Inbox(Protocol):
 
     def settled(self, path: bytes) -> None: ...
 
+    def saved(self, path: bytes) -> None:
+        """A known file is whole again: nobody has it open for writing, or it came by a rename."""
+
     def rules_changed(self) -> None:
         """Directories that were ignored may count from the next scan on."""
 

@@ -147,8 +147,12 @@ class InotifySource:
         if not self._watched.concerns(path, False):
             return
         self._inbox.touched(directory)
-        if mask & _DONE or (mask & _GONE and not self._watched.holds(path)):
-            self._inbox.settled(path)  # a temporary file that went is not half a save
+        known = self._watched.holds(path)
+        if mask & _DONE and known:
+            self._inbox.saved(path)
+        elif mask & _DONE or (mask & _GONE and not known):
+            # A new file may be renamed yet; a temporary one that went is not half a save.
+            self._inbox.settled(path)
         elif mask & _HALF_DONE:
             self._inbox.unsettled(path)
         if name in IGNORE_FILES:
@@ -160,6 +164,8 @@ class InotifySource:
         if not self._watched.concerns(path, True):
             return
         self._inbox.touched(directory)
+        if mask & _ATTRIB:
+            self._inbox.touched(path)  # its mode is seen by who looks at it, not above it
         if mask & _APPEARED:
             self._watch_new(path)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import signal
 import time
@@ -90,6 +91,7 @@ class Loop:
         self._last_finished = 0  # runs are numbered upwards, and finish in that order
         self._cycles: dict[int, Cycle] = {}
         self._replied_ns: dict[int, int] = {}
+        self._start_notes: dict[int, str] = {}  # as they were told
         self._saved = _Saved()
         self._leaving = asyncio.Event()
         self._killing = asyncio.Event()
@@ -123,6 +125,8 @@ class Loop:
 
     async def run(self) -> None:
         """Until `leave`; the live run is stopped then."""
+        # What is known of 50,000 files stays for good: no collection amid a save goes through it.
+        gc.freeze()
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._spawn(self._watch())
@@ -237,7 +241,10 @@ class Loop:
         await self.events.put(record)
 
     async def _on_run(self, run: Run) -> None:
-        if run.live or run.number <= self._last_finished:
+        if run.number <= self._last_finished:
+            return
+        if run.live:
+            await self._tell_how_it_started(run)
             return
         await self._announcement(run.number).wait()
         self._last_finished = run.number
@@ -246,10 +253,18 @@ class Loop:
             self.live_run = None
         self._announced.pop(run.number, None)
         self._cycles.pop(run.number, None)
+        self._start_notes.pop(run.number, None)
         self._replied_ns.pop(run.number, None)
         self._inbox.put_nowait(plan.RunEnded(run.number))
         if self._session.project.outputs:
             self._spawn(self._tell(self._pull()))
+
+    async def _tell_how_it_started(self, run: Run) -> None:
+        """A run is announced while its program is on its way: it may have become a cold start."""
+        await self._announcement(run.number).wait()
+        if run.start_note != self._start_notes.get(run.number):
+            self._start_notes[run.number] = run.start_note
+            await self.events.put(Notice(f"{run.start_kind} start: {run.start_note}"))
 
     def _announcement(self, number: int) -> asyncio.Event:
         """Set when the front end has heard that the run started: its output comes after that."""
@@ -366,6 +381,7 @@ class Loop:
     async def _announce(self, run: Run, action: plan.Apply, pushed: Pushed, saved: _Saved) -> None:
         self.live_run = run.number if run.live else None
         self._replied_ns[run.number] = time.time_ns()
+        self._start_notes[run.number] = run.start_note
         cycle = _cycle(pushed, saved)
         self._cycles[run.number] = cycle
         await self.events.put(

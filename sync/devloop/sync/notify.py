@@ -96,8 +96,10 @@ class NotifySource:
             self._inbox.unsettled(path)
         if name in IGNORE_FILES:
             self._inbox.rules_changed()
-        if change == _ADDED and os.path.isdir(full) and not os.path.islink(full):
-            self._inbox.touched(path)
+        if change == _DELETED or os.path.islink(full) or not os.path.isdir(full):
+            return
+        self._inbox.touched(path)  # its mode is seen by who looks at it, not above it
+        if change == _ADDED:
             for delay_s in _NEW_DIR_AGAIN_S:
                 self._later(delay_s, path)
 

@@ -88,9 +88,10 @@ class Scanner:
     def rescan(self, dirs: Iterable[bytes]) -> Scan:
         """Looks at these directories (relative; b"" is the root) and at new ones below them.
 
-        The cost is that of the directories named, not of the project. A directory that is not
-        known leads to a look at the one above it; one whose ignore files changed, to a full look
-        below it. Raises RootGone.
+        The cost is that of the directories named, not of the project. Another mode of a directory
+        is seen when it is itself named, or one above it is another one than before. A directory
+        that is not known leads to a look at the one above it; one whose ignore files changed, to a
+        full look below it. Raises RootGone.
         """
         if self._top is None:
             return self.scan()
@@ -146,8 +147,7 @@ class Scanner:
     def _look_at_root(self, walk: Walk, old: DirState | None, *, deep: bool) -> DirState:
         try:
             found = self._root.stat()
-            ident = Ident(found.st_dev, found.st_ino)
-            return walk.look(b"", ident, old, self._ignore.top(), deep=deep)
+            return walk.look(b"", found, old, self._ignore.top(), deep=deep)
         except OSError as error:
             raise RootGone(self._root, error.strerror or str(error)) from error
 
@@ -189,10 +189,9 @@ class Scanner:
             found = os.lstat(full[:-1]) if path else os.stat(full)
             if not is_dir_stat(found):
                 return None
-            ident = Ident(found.st_dev, found.st_ino)
             # Another directory under the same name: what was known below it says nothing.
-            deep = ident != old.ident
-            return walk.look(path, ident, old, old.outer_level, deep=deep, depth=depth)
+            deep = Ident.of(found) != old.ident
+            return walk.look(path, found, old, old.outer_level, deep=deep, depth=depth)
         except OSError:
             return None
 

@@ -28,7 +28,7 @@ from .hashing import read_digest
 from .ignore import IGNORE_FILES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from .ignore import Level
     from .statcache import Saved
@@ -45,6 +45,10 @@ class Ident(NamedTuple):
 
     device: int
     inode: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Ident:
+        return cls(found.st_dev, found.st_ino)
 
 
 class Known(NamedTuple):
@@ -64,14 +68,16 @@ class DirState:
         "ident",
         "ignored",
         "level",
+        "mode",
         "node",
         "outer_level",
         "problems",
         "rule_texts",
     )
 
-    def __init__(self, ident: Ident, outer_level: Level, level: Level) -> None:
+    def __init__(self, ident: Ident, mode: int, outer_level: Level, level: Level) -> None:
         self.ident = ident
+        self.mode = mode  # as it was when it was looked at itself
         self.outer_level = outer_level  # of the directory above; `level` was made from it
         self.level = level
         self.rule_texts: tuple[bytes, ...] = ()
@@ -87,7 +93,7 @@ class DirState:
         new.dirs = {**self.dirs, **updated}
         entries = dict(self.node.entries)
         for name, below in updated.items():
-            entries[name] = Dir(_mode_of(entries[name]), below.node.digest)
+            entries[name] = Dir(below.mode, below.node.digest)
         new.node = _node(entries, new.dirs, self.node)
         return new
 
@@ -101,15 +107,10 @@ class DirState:
         return new
 
     def _copy(self) -> DirState:
-        new = DirState(self.ident, self.outer_level, self.level)
+        new = DirState(self.ident, self.mode, self.outer_level, self.level)
         new.rule_texts, new.files = self.rule_texts, self.files
         new.ignored, new.problems = self.ignored, self.problems
         return new
-
-
-def _mode_of(entry: Entry) -> int:
-    assert isinstance(entry, Dir)
-    return entry.mode
 
 
 def _node(entries: dict[bytes, Entry], dirs: Mapping[bytes, DirState], old: Node | None) -> Node:
@@ -134,7 +135,7 @@ class Walk:
     def look(
         self,
         path: bytes,
-        ident: Ident,
+        at: os.stat_result,
         old: DirState | None,
         outer_level: Level,
         *,
@@ -143,13 +144,14 @@ class Walk:
     ) -> DirState:
         """The directory `path` (b"", or ending in "/") as it is now. Raises OSError.
 
-        `deep`: every directory below it is looked at, too; otherwise only new ones are.
+        `at` is its stat. `deep`: every directory below it is looked at, too; otherwise only new
+        ones are, and the mode of one that is known is taken from when it was looked at itself.
         """
         with os.scandir(self.prefix + path) as listing:
             found = sorted(listing, key=_NAME)
         texts = self._rule_texts(path, found)
         level = _level(path, old, outer_level, texts)
-        new = DirState(ident, outer_level, level)
+        new = DirState(Ident.of(at), at.st_mode & 0o777, outer_level, level)
         new.rule_texts = texts
         look = _Look(self, path, old, new, deep or old is None or level is not old.level, depth)
         return look.at(found)
@@ -206,7 +208,7 @@ class _Look:
         self._old_problems = old.problems if old is not None else {}
 
     def at(self, found: list[os.DirEntry[bytes]]) -> DirState:
-        for entry in self._kept(found):
+        for entry in self._kept(self._carry_over(found)):
             if entry.is_file(follow_symlinks=False):
                 self._file(entry)
             elif entry.is_dir(follow_symlinks=False):
@@ -219,7 +221,29 @@ class _Look:
         new.node = _node(self._entries, new.dirs, self._old.node if self._old else None)
         return new
 
-    def _kept(self, found: list[os.DirEntry[bytes]]) -> Iterator[os.DirEntry[bytes]]:
+    def _carry_over(self, found: list[os.DirEntry[bytes]]) -> Iterator[os.DirEntry[bytes]]:
+        """Takes the known directories as they are, by what the listing says; yields the rest.
+
+        Stats of 500 of them, and new entries for them, were half of a save's scan of 8.8 ms.
+        """
+        if self._deep or self._old is None:
+            yield from found
+            return
+        known, entries, dirs = self._old_dirs, self._old.node.entries, self._new.dirs
+        for entry in found:
+            name = entry.name
+            state = known.get(name)
+            if (
+                state is None
+                or state.ident.inode != entry.inode()
+                or not entry.is_dir(follow_symlinks=False)
+            ):
+                yield entry
+            else:
+                dirs[name] = state
+                self._entries[name] = entries[name]
+
+    def _kept(self, found: Iterable[os.DirEntry[bytes]]) -> Iterator[os.DirEntry[bytes]]:
         """What is not ignored. Under unchanged rules, old names are not judged again."""
         old, new = self._old, self._new
         same_rules = old is not None and old.level is new.level
@@ -276,26 +300,25 @@ class _Look:
     def _dir(self, entry: os.DirEntry[bytes]) -> None:
         name = entry.name
         try:
-            found = entry.stat(follow_symlinks=False)
-            state = self._state_below(name, found)
+            state = self._state_below(name, entry)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             self._problem(name, error.strerror or str(error))
             return
         self._new.dirs[name] = state
-        self._entries[name] = Dir(found.st_mode & 0o777, state.node.digest)
+        self._entries[name] = Dir(state.mode, state.node.digest)
 
-    def _state_below(self, name: bytes, found: os.stat_result) -> DirState:
-        ident = Ident(found.st_dev, found.st_ino)
+    def _state_below(self, name: bytes, entry: os.DirEntry[bytes]) -> DirState:
+        found = entry.stat(follow_symlinks=False)
         known = self._old_dirs.get(name)
-        if known is not None and not self._deep and known.ident == ident:
-            return known
+        if known is not None and not self._deep and known.ident == Ident.of(found):
+            return known  # a mount, which the listing names by what lies below it
         if self._depth + 1 > MAX_DEPTH:
             raise OSError(f"deeper than {MAX_DEPTH} folders")
         path = self._path + name + b"/"
         level = self._new.level
-        return self._walk.look(path, ident, known, level, deep=True, depth=self._depth + 1)
+        return self._walk.look(path, found, known, level, deep=True, depth=self._depth + 1)
 
     def _link(self, entry: os.DirEntry[bytes]) -> None:
         try:

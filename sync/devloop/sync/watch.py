@@ -113,6 +113,10 @@ class _Inbox:
         self.debounce.settled(path)
         self.arrived.set()
 
+    def saved(self, path: bytes) -> None:
+        self.debounce.saved(path)
+        self.arrived.set()
+
     def rules_changed(self) -> None:
         self.rules = True
 

@@ -182,14 +182,15 @@ def _refuse_shadows(workspace: str, baseline: Baseline) -> None:
     """A fresh interpreter would find the project's `random.py` before the library's."""
     folders = [sys.path[0], *(p for p in sys.path[1:] if preload.lies_in_project(p, workspace))]
     for folder in dict.fromkeys(os.path.abspath(folder) for folder in folders):
-        for name in _modules_in(folder) & baseline.shadowable:
+        for name in _modules_in(folder, baseline.shadowable):
             if not _was_loaded_from(name, folder):
                 raise Unfit("%s holds a module %r that the zygote has too" % (folder, name))
 
 
-def _modules_in(folder: str) -> FrozenSet[str]:
+def _modules_in(folder: str, wanted: FrozenSet[str]) -> FrozenSet[str]:
+    """Looks at what has a wanted name only: with 500 folders in one, a stat of each cost 5 ms."""
     try:
-        names = os.listdir(folder)
+        names = [name for name in os.listdir(folder) if name.partition(".")[0] in wanted]
     except OSError:
         return frozenset()
     return frozenset(filter(None, (_module_named(folder, name) for name in names)))

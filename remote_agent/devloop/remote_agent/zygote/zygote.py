@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Any, Dict, FrozenSet, NoReturn
 
-from . import child, contain, hunt, kernel, preload, program, serve, wire, words
+from . import child, contain, hunt, kernel, preload, program, rehearse, serve, wire, words
 
 
 def main(control_fd: int, at_start: FrozenSet[str]) -> None:
@@ -28,6 +28,7 @@ def main(control_fd: int, at_start: FrozenSet[str]) -> None:
             wire.send(control, {"event": words.STALE, "path": changed})
 
     waiting = serve.serve(control, config["level"], tell_when_stale)
+    rehearse.rehearse()
     request = child.take_request(waiting.request)
     if request["mode"] == "exec":
         child.exec_request(waiting.request, request)
