@@ -31,7 +31,8 @@ RATIO_LIMIT = 1 / 3
 P50_LIMIT_MS = 30.0
 SIZE_LIMIT = 1.5
 
-_STAGES = re.compile(r"save→out [\d.]+ s \(ms: (.*?)\)")
+_STAGES = re.compile(r"save→out [\d.]+ s ──\n   (.*) ms$", re.MULTILINE)
+_STAGE = re.compile(r"([a-z]+) ([\d.]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +164,10 @@ def _stages(watcher: Watcher, times: list[float]) -> list[Samples]:
     stages: dict[str, list[float]] = {}
     totals = []
     for words in found:
-        parts = [part.rsplit(" ", 1) for part in words.split(", ")]
+        parts = [(name, float(spent)) for name, spent in _STAGE.findall(words)]
         for name, spent in parts:
-            stages.setdefault(name, []).append(float(spent))
-        totals.append(sum(float(spent) for _, spent in parts))
+            stages.setdefault(name, []).append(spent)
+        totals.append(sum(spent for _, spent in parts))
     samples = [Samples(f"    {name}{where}", "ms", values) for name, values in stages.items()]
     if totals:
         rest = [quantile(times, 0.5) - quantile(totals, 0.5)]

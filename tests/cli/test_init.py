@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,6 +65,23 @@ def test_every_commented_key_is_valid_and_states_its_default(project: Path) -> N
     assert given.run.on_save == default.run.on_save
     assert given.run.stop_timeout_s == default.run.stop_timeout_s
     assert (given.sync, given.watch, given.agent) == (default.sync, default.watch, default.agent)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_folder_that_git_tracks_is_no_output(project: Path) -> None:
+    for name in ("results", "runs"):
+        (project / name).mkdir()
+        (project / name / "a.csv").touch()
+    for words in (("init", "-q"), ("add", "results")):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    _init(project)
+    assert load_config().sync.outputs == ("/runs/",)
+
+
+def test_every_top_level_key_is_named(project: Path) -> None:
+    text = _init(project)
+    assert '# target = "local"' in text
+    assert '# image = "host"' in text
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,13 @@ def test_the_demo_saves_a_change_that_the_example_really_has() -> None:
     assert "\nLEARNING_RATE = 0.05\n" in example
 
 
+def test_the_demo_has_an_agent_of_its_own_before_it_calls_devloop() -> None:
+    demo = (ROOT / "scripts" / "demo").read_text()
+    before = demo.partition('"$devloop" ')[0]
+    for name in ("STATE", "RUNTIME", "CACHE"):
+        assert f'DEVLOOP_{name}_DIR="$work/' in before
+
+
 @pytest.mark.parametrize("name", ["bootstrap", "demo", "lint", "test"])
 def test_every_script_is_executable_and_parses(name: str) -> None:
     script = ROOT / "scripts" / name

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from devloop.cli.attached import Escape
+
 from .box import Tail, descendants_with, wait_until
+from .terminal import open_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +53,112 @@ def test_ctrl_c_in_attach_interrupts_the_run(box: Box) -> None:
     assert process.wait(10) == 130
 
 
+def test_ctrl_backslash_only_detaches(box: Box) -> None:
+    project = box.project()
+    number = detached(box, project, "sh", "-c", "echo ready; exec sleep 61")
+    process = box.start(
+        project,
+        *("attach", number),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    Tail(process.stdout).wait_for("ready")
+    process.send_signal(signal.SIGQUIT)
+    talk = Tail(process.stderr)
+    talk.wait_for("this run takes no input")
+    talk.wait_for("Ctrl-C interrupts the run")
+    assert process.wait(10) == 0
+    assert "sleep 61" in box.live_runs(project)
+    assert box.run(project, "stop", number).code == 0
+
+
+def test_a_hang_up_of_an_attach_leaves_the_run(box: Box) -> None:
+    project = box.project()
+    number = detached(box, project, "sh", "-c", "echo ready; exec sleep 62")
+    process = box.start(project, "attach", number, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    Tail(process.stdout).wait_for("ready")
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(10) == 129
+    assert "sleep 62" in box.live_runs(project)
+    assert box.run(project, "stop", number).code == 0
+
+
+def test_a_reader_that_leaves_an_attach_leaves_the_run(box: Box) -> None:
+    project = box.project()
+    number = detached(box, project, "sh", "-c", "while :; do echo y; sleep 0.0625; done")
+    process = box.start(project, "attach", number, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(10) == 141
+    assert "running" in box.live_runs(project)
+    assert box.run(project, "stop", number).code == 0
+
+
+def test_a_second_client_reads_only_and_ends_nobodys_input(box: Box) -> None:
+    project = box.project()
+    owner = box.start(
+        project,
+        *("exec", "--", "sh", "-c", "echo ready; exec cat"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    out = Tail(owner.stdout)
+    out.wait_for("ready")
+    guest = box.start(
+        project, "attach", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert guest.stdin is not None
+    assert owner.stdin is not None
+    guest.stdin.write(b"from the guest\n")
+    guest.stdin.close()
+    Tail(guest.stderr).wait_for("another client types into this run")
+    owner.stdin.write(b"from the owner\n")
+    owner.stdin.flush()
+    out.wait_for("from the owner")
+    Tail(guest.stdout).wait_for("from the owner")
+    owner.stdin.close()
+    assert (owner.wait(10), guest.wait(10)) == (0, 0)
+    assert "guest" not in out.wait_for_end()
+
+
+def test_a_client_that_takes_over_is_heard_from_its_first_byte_and_can_detach(box: Box) -> None:
+    project = box.project()
+    with open_terminal(box, project, "exec", "--", "sh", "-c", "echo ready; exec cat") as owner:
+        owner.screen.wait_for("ready")
+        owner.type("from the owner\r")
+        owner.screen.wait_for("from the owner", count=2)
+        owner.process.kill()
+        owner.process.wait()
+        with open_terminal(box, project, "attach") as guest:
+            guest.screen.wait_for("Enter ~. detaches")
+            wait_until(guest.is_raw)
+            guest.type("hi\r")
+            guest.screen.wait_for("hi", count=2)
+            guest.type("~.")
+            assert guest.process.wait(10) == 0
+            assert not guest.is_raw()
+    assert "cat" in box.live_runs(project)
+    assert box.run(project, "stop").code == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept", "found"),
+    [
+        ([b"a\r~", b".x"], b"a\r", True),
+        ([b"~.", b""], b"", True),
+        ([b"a~.\n"], b"a~.\n", False),
+        ([b"~~.\r~x"], b"~.\r~x", False),
+    ],
+)
+def test_the_escape_is_found_at_the_start_of_a_line(
+    typed: list[bytes], kept: bytes, found: bool
+) -> None:
+    escape = Escape()
+    assert (b"".join(map(escape.feed, typed)), escape.found) == (kept, found)
+
+
 def test_stop_kill_ends_what_ignores_signals(box: Box) -> None:
     project = box.project()
     script = "trap '' INT TERM; echo ready; while :; do sleep 0.015625; done"
@@ -63,7 +172,7 @@ def test_stop_kill_ends_what_ignores_signals(box: Box) -> None:
 def test_a_run_that_is_not_there_is_named(box: Box, verb: str) -> None:
     project = box.project()
     box.exec(project, "true")
-    box.run(project, verb, "999").assert_error("has no run 999")
+    box.run(project, verb, "999").assert_error("has no run 999", code=1)
 
 
 def test_a_change_waits_for_a_run_pinned_to_other_files(box: Box) -> None:
@@ -100,6 +209,16 @@ def test_runs_survive_a_restart_of_the_agent(own_box: Box) -> None:
     own_box.run(project, "down")
     own_box.exec(project, "true")
     assert own_box.run(project, "logs", "1").text == "kept\n"
+
+
+def test_what_has_ended_is_shown_without_an_agent_that_runs(own_box: Box) -> None:
+    project = own_box.project()
+    own_box.exec(project, "echo", "kept")
+    own_box.run(project, "down")
+    own_box.run(project, "ps").assert_error("no agent runs here")
+    assert own_box.run(project, "logs").text == "kept\n"
+    own_box.run(project, "down")
+    assert "echo kept" in own_box.run(project, "ps", "-a").text
 
 
 def test_pull_fetches_outputs_and_keeps_what_was_there(box: Box) -> None:

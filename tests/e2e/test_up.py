@@ -8,9 +8,12 @@ import shutil
 import signal
 import subprocess
 import time
+import venv
 from typing import TYPE_CHECKING
 
 import pytest
+
+from devloop.cli.plain import LEAVE_WITHIN_S
 
 from .box import Tail, Up, descendants_with, save, wait_until
 
@@ -32,7 +35,10 @@ def test_a_save_runs_the_new_code(box: Box) -> None:
     up.out.wait_for("^token-5$")
     talk = up.leave()
     assert re.search(r"── run \d+ · main.py changed · synced 1 file in 0\.\d+ s ──", talk)
-    assert re.search(r"✓ exit 0 · 0\.\d+ s · save→out 0\.\d+ s \(ms: detect .* output", talk)
+    assert re.search(
+        r"✓ exit 0 · 0\.\d+ s · save→out 0\.\d+ s ──\n   detect .* output \S+ ms\n", talk
+    )
+    assert max(map(len, talk.splitlines()[1:])) < 100
 
 
 def test_a_failing_script_is_told_and_watched_on(box: Box) -> None:
@@ -64,8 +70,10 @@ def test_ctrl_c_interrupts_the_run_and_a_save_runs_again(box: Box) -> None:
     up.interrupt()
     up.talk.wait_for("interrupting run")
     up.talk.wait_for("run 1 ✗ SIGINT")
+    interrupted = time.monotonic()
     save(project / "main.py", sleeper("two"))
     up.out.wait_for("^two$")
+    wait_until(lambda: time.monotonic() > interrupted + LEAVE_WITHIN_S)
     up.interrupt()
     up.talk.wait_for("run 2 ✗ SIGINT")
     up.interrupt()
@@ -96,6 +104,36 @@ def test_ctrl_c_twice_leaves_when_nothing_runs(box: Box) -> None:
     assert up.process.wait(5) == 0
 
 
+def test_ctrl_c_twice_leaves_though_a_run_has_started_in_between(box: Box) -> None:
+    project = box.project(main=sleeper("one"))
+    up = Up(box, project, "--", "python3", "main.py")
+    up.out.wait_for("^one$")
+    save(project / "main.py", sleeper("two"))
+    up.interrupt()
+    up.talk.wait_for("interrupting run|again to leave")
+    up.out.wait_for("^two$")
+    up.interrupt()
+    assert up.process.wait(5) == 0
+
+
+def test_an_agent_that_down_ended_is_not_started_again(own_box: Box) -> None:
+    project = own_box.project(main=sleeper("one"))
+    up = Up(own_box, project, "--", "python3", "main.py")
+    up.out.wait_for("^one$")
+    assert own_box.run(project, "down").code == 0
+    assert up.process.wait(10) == 0
+    assert up.talk.wait_for_end().count("the agent was ended by `devloop down`; leaving") == 1
+    assert not (own_box.runtime_dir / "agent.sock").exists()
+
+
+def test_an_environment_of_the_project_is_used_and_not_uploaded(box: Box) -> None:
+    project = box.project()
+    venv.create(project / ".venv", symlinks=True)
+    done = box.exec(project, "python", "-c", "import sys; print(sys.prefix)")
+    assert done.text.strip() == str(project / ".venv"), done
+    assert not list(box.state_dir.glob("workspaces/*/files/.venv/pyvenv.cfg"))
+
+
 def test_after_a_killed_agent_the_next_save_runs(own_box: Box) -> None:
     project = own_box.project(main="print('token-1')")
     up = Up(own_box, project, "--", "python3", "main.py")
@@ -113,7 +151,9 @@ def test_an_agent_killed_amid_a_run_runs_it_again(own_box: Box) -> None:
     up = Up(own_box, project, "--", "python3", "main.py")
     up.out.wait_for("^started$")
     own_box.agent().kill()
+    up.talk.wait_for("run 1 ■ lost with its agent; save to run again")
     up.talk.wait_for("^devloop: watching", count=2)
+    assert "unhandled errors" not in up.talk.text
     save(project / "main.py", "print('after')")
     up.out.wait_for("^after$")
     up.leave()
@@ -220,7 +260,8 @@ def test_a_root_that_vanishes_deletes_nothing_on_the_box(box: Box, harm: str) ->
     project.mkdir(exist_ok=True)
     save(project / "main.py", "print('back')")
     up.out.wait_for("^back$")
-    up.leave()
+    talk = up.leave()
+    assert talk.count("is back") == talk.count(" is gone: ") == (harm == "removed")
     assert not files.exists()  # once there is something again, it is followed
 
 

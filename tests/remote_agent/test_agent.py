@@ -12,7 +12,7 @@ import pytest
 from devloop.cafs.errors import DevloopError
 from devloop.remote_agent.agent import Agent, OnBusy
 from devloop.remote_agent.logs import LogStream
-from devloop.remote_agent.runs import NoSuchRun, RunSpec, RunState, StartFailure
+from devloop.remote_agent.runs import NoSuchRun, RunSpec, RunState, StartFailure, beyond_limit
 
 from .trees import AFile, flat, look, make_tree
 
@@ -300,6 +300,58 @@ async def test_runs_are_numbered_from_one_and_the_newest_are_kept(
     assert sorted(os.listdir(project(agent).workspace.runs_dir)) == ["3", "4", "5"]
     with pytest.raises(NoSuchRun, match="no run 1 in p"):
         runs.get(1)
+
+
+async def test_a_number_whose_directory_is_there_is_left_out(agent: Agent) -> None:
+    (project(agent).workspace.runs_dir / "1").mkdir()
+    assert (await ended(await start(agent, sh("echo")))).number == 2
+
+
+async def test_logs_beyond_the_limit_go_with_the_oldest_ended_runs(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = await start(agent, sh("echo up; sleep 60"))
+    await said(live, b"up")
+    script = "head -c 100000 /dev/zero"
+    for _ in range(3):
+        await ended(await start(agent, sh(script)))
+    monkeypatch.setattr("devloop.remote_agent.runs.KEPT_BYTES", 250_000)
+    await ended(await start(agent, sh(script)))
+    async with asyncio.timeout(20):
+        while sorted(os.listdir(project(agent).workspace.runs_dir)) != ["1", "4", "5"]:
+            await asyncio.sleep(0.01)
+    assert [run.number for run in project(agent).runs.newest_first()] == [5, 4, 1]
+
+
+async def test_a_log_that_is_being_read_stays(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devloop.remote_agent.runs.KEPT_BYTES", 1)
+    first = await ended(await start(agent, sh("echo")))
+    with first.log.reader(0):
+        await ended(await start(agent, sh("echo")))
+        await ended(await start(agent, sh("echo")))
+        async with asyncio.timeout(20):
+            while len(project(agent).runs.newest_first()) > 2:
+                await asyncio.sleep(0.01)
+    assert [run.number for run in project(agent).runs.newest_first()] == [3, 1]
+
+
+def test_the_oldest_runs_that_nobody_needs_go_until_the_rest_fits() -> None:
+    sizes = {1: 5, 2: 5, 3: 5, 4: 5}
+    assert beyond_limit(sizes, set(), 20) == []
+    assert beyond_limit(sizes, set(), 11) == [1, 2]
+    assert beyond_limit(sizes, {1}, 11) == [2, 3]
+    assert beyond_limit(sizes, set(), 0) == [1, 2, 3]
+    assert beyond_limit({}, set(), 0) == []
+
+
+async def test_a_runs_own_folder_is_its_pwd(agent: Agent) -> None:
+    env = {**ENV, "PWD": b"/home/user", "OLDPWD": b"/home"}
+    run = await start(agent, RunSpec(argv=(b"env",), env=env, env_is_whole=True, warm=False))
+    lines = (await output(run))[LogStream.STDOUT].splitlines()
+    files = os.fsencode(project(agent).workspace.files)
+    assert [line for line in lines if b"PWD=" in line] == [b"PWD=" + files]
 
 
 async def test_an_agent_that_comes_back_knows_its_runs(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from devloop.remote_agent.command import resolve_command
+from devloop.remote_agent.command import CommandNotExecutable, resolve_command
 from devloop.remote_agent.entrypoint import PythonProgram
 from devloop.remote_agent.interpreter import activated, find_command, find_environment
 
@@ -154,7 +154,32 @@ def test_a_console_script_is_a_program_of_its_interpreter(workspace: Path) -> No
     assert command.program == PythonProgram((), "script", os.fsencode(script), (b"a",))
 
 
-@pytest.mark.parametrize("line", ["#!/bin/sh", "#!/usr/bin/env python3", "#!/x/python -E", "plain"])
+@pytest.mark.parametrize("name", ["tool", "tool.py"])
+@pytest.mark.parametrize("line", ["#!/usr/bin/env python3", "#! /usr/bin/env  python", "own"])
+def test_an_executed_script_is_a_program_of_the_projects_python(
+    workspace: Path, name: str, line: str
+) -> None:
+    prefix = make_venv(workspace / ".venv")
+    (prefix / "bin" / "python3").symlink_to("python")
+    line = f"#!{prefix}/bin/python" if line == "own" else line.replace("  ", " ")
+    make_executable(workspace / name, line + "\nimport this\n")
+    typed = b"./" + name.encode()
+    command = resolve_command((typed, b"a"), {}, os.fsencode(workspace), workspace, None, None)
+    assert os.path.dirname(command.executable) == os.fsencode(prefix / "bin")
+    assert command.argv[1:] == (typed, b"a")
+    assert command.program == PythonProgram((), "script", typed, (b"a",))
+
+
+def test_an_executed_script_that_names_no_interpreter_is_refused(workspace: Path) -> None:
+    make_executable(workspace / "x.py", "import this\n")
+    with pytest.raises(CommandNotExecutable) as caught:
+        resolve_command((b"./x.py",), {}, os.fsencode(workspace), workspace, None, None)
+    assert "python ./x.py" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "line", ["#!/bin/sh", "#!/usr/bin/env -S python3", "#!/x/python -E", "plain"]
+)
 def test_other_scripts_are_execd(workspace: Path, line: str) -> None:
     make_executable(workspace / "tool", line + "\n")
     command = resolve_command((b"./tool",), {}, os.fsencode(workspace), workspace, None, None)

@@ -72,6 +72,26 @@ def test_a_script_without_a_first_line_is_the_shells(workshop: Workshop) -> None
     assert (ended.stdout, ended.code) == (b"./script a\n", 3)
 
 
+def test_an_executable_program_is_started_as_its_first_line_says(workshop: Workshop) -> None:
+    code = "import sys; print(sys.argv, __file__, sys.path[0])\n"
+    for line, kind in (("/usr/bin/env python3", "zygote"), ("/usr/bin/env -S python3", "cold")):
+        name = write(workshop, f"{kind}.py", f"#!{line}\n{code}")
+        with pytest.raises(CommandNotExecutable):
+            workshop.run(f"./{name}")
+        (workshop.workspace / name).chmod(0o755)
+        ended = workshop.run(f"./{name}", "a")
+        folder = workshop.workspace
+        assert ended.stdout.decode() == f"['./{name}', 'a'] {folder}/./{name} {folder}\n"
+        assert workshop.last_kind == kind
+
+
+def test_a_python_program_without_a_first_line_is_not_the_shells(workshop: Workshop) -> None:
+    name = write(workshop, "x.py", "print(1)\n")
+    (workshop.workspace / name).chmod(0o755)
+    with pytest.raises(CommandNotExecutable, match="names no interpreter"):
+        workshop.run("./x.py")
+
+
 def test_a_folder_that_is_gone_fails_the_start(workshop: Workshop, tmp_path: Path) -> None:
     workshop.workspace = tmp_path / "gone"
     with pytest.raises(StartFailed, match="gone"):

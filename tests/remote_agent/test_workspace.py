@@ -15,6 +15,7 @@ from devloop.cafs.digest import digest_of
 from devloop.cafs.store import DiskStore
 from devloop.cafs.tree import Dir, File, Node, TreeInvalid
 from devloop.remote_agent.workspace import Workspace, WorkspaceBroken
+from devloop.remote_agent.workspace_state import read_state
 
 from .trees import MTIME_NS, ADir, AFile, ALink, Thing, flat, look, make_tree
 
@@ -40,6 +41,17 @@ def follow(workspace: Workspace, project: dict[bytes, Thing], *, repair: bool = 
     staged = workspace.stage(target, repair=repair)
     assert staged.missing == []
     return workspace.apply(staged)
+
+
+def test_a_record_of_before_with_a_local_root_still_loads(workspace: Workspace) -> None:
+    follow(workspace, {b"a": AFile(b"1")})
+    path = workspace.files.parent / "state.json"
+    record = json.loads(path.read_text())
+    assert "local_root" not in record
+    path.write_text(json.dumps({**record, "local_root": None}))
+    again = read_state(path)
+    assert again is not None
+    assert (again.name, again.current) == ("test", workspace.current)
 
 
 def test_outputs_survive_every_transition(workspace: Workspace) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from devloop.cafs.store import DiskStore
 from devloop.remote_agent.workspace import Workspace
 
-from .trees import AFile, Flat, Thing, flat, look, make_tree, projects
+from .trees import ADir, AFile, Flat, Thing, flat, look, make_tree, projects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,6 +140,12 @@ def test_after_each_transition_the_files_are_the_tree(
     second=projects,
     third=projects,
     kills=st.lists(st.integers(0, 25), min_size=1, max_size=3),
+)
+@example(
+    first={b"a": AFile(b"", 0o644, 0), b"b": ADir({b"a": AFile(b"", 0o644, 0)}, 0o755)},
+    second={},
+    third={b"a": ADir({}, 0o755)},
+    kills=[7],
 )
 def test_after_kills_at_any_point_the_next_transition_gives_the_exact_tree(
     store: DiskStore,

@@ -20,7 +20,7 @@ from devloop.cafs.digest import digest_of
 from devloop.cafs.tree import Dir, Entry, File, Symlink, walk_tree
 from devloop.sync import hashing
 from devloop.sync.ignore import Ignore
-from devloop.sync.scan import RootGone, Scanner
+from devloop.sync.scan import RootGone, Scanner, TooMuch
 from devloop.sync.statcache import StatCache
 
 if TYPE_CHECKING:
@@ -253,6 +253,67 @@ def test_events_in_ignored_places_do_not_concern_the_tree(root: Path) -> None:
     assert not looking.concerns(b"node_modules", is_dir=True)
     assert looking.concerns(b"node_modules", is_dir=False)
     assert list(looking.directories()) == [b"", b"src"]
+
+
+@pytest.mark.parametrize("marker", ["pyvenv.cfg", "conda-meta/"])
+def test_a_python_environment_is_left_out_and_named_nowhere(root: Path, marker: str) -> None:
+    (root / "x.py").write_text("x")
+    below = root / "tools" / "my-env"
+    (below / "lib").mkdir(parents=True)
+    looking = scanner(root)
+    looking.scan()
+    (below / "conda-meta").mkdir() if marker.endswith("/") else (below / marker).touch()
+    scan = looking.rescan([b"tools/my-env"])
+    assert b"tools/my-env" not in dict(walk_tree(scan.tree))
+    assert scan.problems == ()
+    assert scan.tree.digest == scanner(root).scan().tree.digest == looking.scan().tree.digest
+    assert list(looking.directories()) == [b"", b"tools"]
+    assert not looking.concerns(b"tools/my-env/lib/x.py")
+
+
+def test_a_folder_that_is_no_environment_any_more_is_synced(root: Path) -> None:
+    (root / "env").mkdir()
+    (root / "env" / "pyvenv.cfg").touch()
+    looking = scanner(root)
+    assert looking.scan().tree.entries == {}
+    shutil.rmtree(root / "env")
+    looking.rescan([b""])
+    (root / "env").mkdir()
+    (root / "env" / "x.py").write_text("x")
+    assert b"env/x.py" in dict(walk_tree(looking.rescan([b""]).tree))
+
+
+def test_the_project_itself_may_be_an_environment(root: Path) -> None:
+    (root / "pyvenv.cfg").touch()
+    assert list(entries(scanner(root))) == [b"pyvenv.cfg"]
+
+
+def test_a_link_where_outputs_are_is_never_uploaded(root: Path) -> None:
+    looking = Scanner(root, Ignore(root, outputs=("ckpt/",)), StatCache(root.parent / "stat"))
+    (root / "ckpt").write_text("a file of that name is none")
+    assert b"ckpt" in looking.scan().tree.entries
+    (root / "ckpt").unlink()
+    (root / "ckpt").symlink_to("/big/disk")
+    assert looking.rescan([b""]).tree.entries == {}
+    assert looking.scan().tree.entries == {}
+
+
+@pytest.mark.parametrize("kind", ["large file", "new folder"])
+def test_a_limited_look_refuses_what_takes_long_and_changes_nothing(root: Path, kind: str) -> None:
+    (root / "env").mkdir()
+    (root / "env" / "pyvenv.cfg").touch()
+    looking = scanner(root)
+    looking.scan()
+    (root / "small").write_bytes(bytes(1000))
+    before = looking.rescan([b""], limit_bytes=1000)
+    if kind == "large file":
+        (root / "large").write_bytes(bytes(1001))
+    else:
+        (root / "sub").mkdir()
+    with pytest.raises(TooMuch):
+        looking.rescan([b""], limit_bytes=1000)
+    assert [change.path for change in looking.rescan([b""]).changed] != []
+    assert b"small" in before.tree.entries
 
 
 def test_a_folder_put_in_the_place_of_another_is_looked_at_in_full(root: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import termios
 import threading
 import tty
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devloop.cafs.errors import DevloopError
 from devloop.sync.client import AgentGone
@@ -44,9 +44,12 @@ class Outcome(NamedTuple):
     run: Run | None
     is_complete: bool = True  # all output was handed on
     was_killed: bool = False  # by a second Ctrl-C
+    left_by: int | None = None  # the status of who has only detached
 
     @property
     def status(self) -> int:
+        if self.left_by is not None:
+            return self.left_by
         if self.run is None or (self.was_killed and self.run.end.signal == signal.SIGKILL):
             return 128 + signal.SIGINT
         return self.run.end.status
@@ -62,28 +65,50 @@ async def attach_to_run(
     is_tty: bool,
     holds_lease: bool = True,
     from_record: int = 0,
+    is_guest: bool = False,
 ) -> Outcome:
-    """Until the run has ended. Raises AgentGone, BrokenPipeError, OutputFailed."""
+    """Until the run has ended. Raises AgentGone, BrokenPipeError, OutputFailed.
+
+    A guest did not start the run: its own end, and that of its streams, only detaches it.
+    """
     async with client.attach(
-        workspace_id, number, from_record=from_record, lossless=True, holds_lease=holds_lease
+        workspace_id,
+        number,
+        from_record=from_record,
+        lossless=True,
+        holds_lease=holds_lease,
+        stdin=stdin,
     ) as attachment:
-        attached = _Attached(client, workspace_id, number, attachment)
-        with attached.signals(is_tty=is_tty), raw_terminal(enabled=is_tty):
-            if is_tty:
-                attached.resize()  # it may have been started from another terminal
-            if stdin:
-                attached.start_stdin()
+        attached = _Attached(client, workspace_id, number, attachment, is_tty, is_guest)
+        with attached.signals(), attached.terminal:
             try:
                 return await attached.until_end(sink)
-            except (BrokenPipeError, OutputFailed):
+            except OutputFailed as error:
+                if is_guest:
+                    raise DevloopError(str(error), hint="the run goes on without us") from error
                 await client.stop_run(workspace_id, number)
+                raise
+            except BrokenPipeError:
+                if not is_guest:
+                    await client.stop_run(workspace_id, number)
                 raise
 
 
 class _Attached:
     def __init__(
-        self, client: AgentClient, workspace_id: str, number: int, attachment: Attachment
+        self,
+        client: AgentClient,
+        workspace_id: str,
+        number: int,
+        attachment: Attachment,
+        is_tty: bool,
+        is_guest: bool,
     ) -> None:
+        self._is_tty = is_tty
+        self._is_guest = is_guest
+        self.terminal = contextlib.ExitStack()  # raw, once this client may type into the run
+        self._left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._has_input: bool | None = None  # None: the agent has not said yet
         self._client = client
         self._workspace_id = workspace_id
         self._number = number
@@ -98,7 +123,10 @@ class _Attached:
         following = asyncio.create_task(self._follow(sink))
         others = [asyncio.create_task(self._end_after(n)) for n in (1, 2)]
         try:
-            await asyncio.wait([following, *others], return_when=asyncio.FIRST_COMPLETED)
+            watched: list[asyncio.Future[Any]] = [following, *others, self._left]
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if self._left.done():
+                return Outcome(None, is_complete=False, left_by=self._left.result())
             if following.done():
                 return Outcome(following.result(), was_killed=self._interrupted[2].is_set())
             run = next(task.result() for task in others if task.done())
@@ -133,19 +161,47 @@ class _Attached:
             match event:
                 case LogRecord():
                     await sink.record(event)
-                case StdinAck(received_bytes, closed):
-                    self._acked_bytes = sys.maxsize if closed else received_bytes
-                    self._acked.set()
+                case StdinAck():
+                    self._take_ack(event)
                 case Run():
                     sink.state(event)
                     if not event.live:
                         return event
         raise AgentGone("the agent has ended")
 
+    def _take_ack(self, ack: StdinAck) -> None:
+        self._acked_bytes = sys.maxsize if ack.closed else ack.received_bytes
+        self._acked.set()
+        if self._has_input is None:
+            self._has_input = not (ack.closed or ack.held)
+            self._greet(ack)
+            if self._has_input:
+                self._begin_input(ack.received_bytes)
+
+    def _greet(self, ack: StdinAck) -> None:
+        """Before the terminal is raw: a line would not start at its left edge."""
+        if ack.held:
+            say("another client types into this run: this one only reads")
+        elif ack.closed and self._is_guest:
+            say("this run takes no input")
+        if self._is_guest:
+            keys = "Enter ~." if self._is_tty and self._has_input else "Ctrl-\\"
+            say(f"attached; Ctrl-C interrupts the run, {keys} detaches")
+
+    def _begin_input(self, offset: int) -> None:
+        if self._is_tty:
+            self.terminal.enter_context(raw_terminal())
+            self.resize()  # it may have been started from another terminal
+        self.start_stdin(offset)
+
     # -- signals
 
+    def _leave(self, status: int) -> None:
+        if not self._left.done():
+            self._left.set_result(status)
+
     @contextlib.contextmanager
-    def signals(self, *, is_tty: bool) -> Iterator[None]:
+    def signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM are the program's; with a terminal, Ctrl-C travels as a byte."""
         loop = asyncio.get_running_loop()
         handlers = {
@@ -153,7 +209,10 @@ class _Attached:
             signal.SIGTERM: lambda: self._forward(signal.SIGTERM),
             signal.SIGHUP: self._stop,
         }
-        if is_tty:
+        if self._is_guest:
+            handlers[signal.SIGHUP] = lambda: self._leave(128 + signal.SIGHUP)
+            handlers[signal.SIGQUIT] = lambda: self._leave(0)
+        if self._is_tty:
             handlers[signal.SIGWINCH] = self.resize
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
@@ -178,6 +237,8 @@ class _Attached:
         self._spawn(self._attachment.signal(number))
 
     def resize(self) -> None:
+        if not self._has_input:
+            return
         rows, columns = terminal_size()
         self._spawn(self._attachment.resize(rows, columns))
 
@@ -188,7 +249,7 @@ class _Attached:
 
     # -- stdin
 
-    def start_stdin(self) -> None:
+    def start_stdin(self, offset: int) -> None:
         """A daemon thread reads: a terminal or pipe may never answer, a file cannot be polled."""
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[bytes] = asyncio.Queue()
@@ -208,18 +269,53 @@ class _Attached:
                     return
 
         threading.Thread(target=read, name="stdin", daemon=True).start()
-        self._spawn(self._send_stdin(pieces, room))
+        self._spawn(self._send_stdin(pieces, room, offset))
 
-    async def _send_stdin(self, pieces: asyncio.Queue[bytes], room: threading.Semaphore) -> None:
-        offset = 0
+    async def _send_stdin(
+        self, pieces: asyncio.Queue[bytes], room: threading.Semaphore, offset: int
+    ) -> None:
+        escape = Escape() if self._is_guest and self._is_tty else None
         while data := await pieces.get():
+            room.release()
+            if escape is not None:
+                data = escape.feed(data)
             while offset - self._acked_bytes > STDIN_WINDOW_BYTES:
                 self._acked.clear()
                 await self._acked.wait()
-            await self._attachment.send_stdin(offset, data)
+            if data:
+                await self._attachment.send_stdin(offset, data)
             offset += len(data)
-            room.release()
-        await self._attachment.send_stdin(offset, b"", eof=True)
+            if escape is not None and escape.found:
+                self._leave(0)
+                return
+        if not self._is_guest:  # the end of a guest's input is not that of the run's
+            await self._attachment.send_stdin(offset, b"", eof=True)
+
+
+class Escape:
+    """Finds `~.` at the start of a line, as ssh does; `~~` stands for one `~`."""
+
+    def __init__(self) -> None:
+        self.found = False
+        self._is_line_start = True
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """What is the program's; nothing after the escape."""
+        kept = bytearray()
+        for key in (data[i : i + 1] for i in range(len(data))):
+            if self._held and key == b".":
+                self.found = True
+                break
+            if self._held and key != b"~":
+                kept += self._held
+            was_held, self._held = self._held, b""
+            if key == b"~" and self._is_line_start and not was_held:
+                self._held = key
+                continue
+            kept += key
+            self._is_line_start = key in (b"\r", b"\n")
+        return bytes(kept)
 
 
 async def _unless_ended(work: Coroutine[object, object, object]) -> None:
@@ -229,17 +325,15 @@ async def _unless_ended(work: Coroutine[object, object, object]) -> None:
 
 
 @contextlib.contextmanager
-def raw_terminal(*, enabled: bool) -> Iterator[None]:
+def raw_terminal() -> Iterator[None]:
     """Keys go to the program as they are typed; the terminal is put back whatever happens."""
-    if not enabled:
-        yield
-        return
     before = termios.tcgetattr(0)
     tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is the program's
     try:
         yield
     finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal was closed
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 def terminal_size() -> tuple[int, int]:

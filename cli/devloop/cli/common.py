@@ -18,7 +18,7 @@ from .words import printable
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from devloop.cafs.errors import Problem
     from devloop.sync.client import AgentClient
@@ -35,6 +35,7 @@ __all__ = [
     "project_of",
     "run_spec",
     "say",
+    "say_kept",
     "say_problems",
     "say_saved_aside",
     "shell_words",
@@ -50,8 +51,9 @@ class NoAgent(DevloopError):
 
 
 class NoRun(DevloopError):
-    """The project has no run to speak of."""
+    """The project has no run to speak of: there was nothing to do it to."""
 
+    exit_code = 1
     hint = "`devloop exec -- COMMAND` starts one; `devloop ps -a` lists those of all projects"
 
 
@@ -73,9 +75,12 @@ async def open_session(config: Config) -> AsyncIterator[Session]:
 
 
 @contextlib.asynccontextmanager
-async def open_agent(config: Config) -> AsyncIterator[tuple[AgentClient, WorkspaceRef]]:
-    """The agent that runs, if one does. Raises NoAgent."""
-    found = await local.connect_if_running()
+async def open_agent(
+    config: Config, *, start: bool = False
+) -> AsyncIterator[tuple[AgentClient, WorkspaceRef]]:
+    """The agent that runs, if one does; with `start`, one is started. Raises NoAgent."""
+    starting = local.connect(config.agent.idle_timeout_s) if start else None
+    found = await (starting or local.connect_if_running())
     if found is None:
         raise NoAgent("no agent runs here")
     client, _ = found
@@ -136,6 +141,12 @@ def say_problems(problems: Sequence[Problem]) -> None:
         say(f"skipped {os.fsdecode(problem.path)!r}: {problem.reason}")
     if len(problems) > 5:
         say(f"skipped {len(problems) - 5} more files")
+
+
+def say_kept(paths: Iterable[bytes]) -> None:
+    """Of a pull: what it did not replace."""
+    for path in paths:
+        say(f"kept {os.fsdecode(path)}: it was there before, and differs; move it away and pull")
 
 
 def say_saved_aside(saved: Sequence[SavedAside]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
@@ -15,6 +17,7 @@ from .common import (
     open_session,
     run_spec,
     say,
+    say_kept,
     say_problems,
     say_saved_aside,
 )
@@ -92,6 +95,8 @@ def _spec(
     args: argparse.Namespace, config: Config, command: tuple[str, ...], owner: str
 ) -> RunSpec:
     spec = run_spec(config, command, warm=args.warm, reason="exec", owner=owner)
+    if args.command:  # run.command starts in the project's root, what is typed where it is typed
+        spec = spec._replace(cwd=_below_root(args.directory, config.root))
     if args.detach:
         return spec._replace(lease_s=0.0)
     is_tty = args.tty
@@ -103,6 +108,12 @@ def _spec(
         )
     rows, columns = terminal_size() if is_tty else (0, 0)
     return spec._replace(stdin=True, tty=is_tty, rows=rows, columns=columns)
+
+
+def _below_root(directory: str | None, root: Path) -> bytes:
+    here = Path(directory or ".").resolve()
+    below = os.fsencode(here.relative_to(root)) if here.is_relative_to(root) else b"."
+    return b"" if below == b"." else below
 
 
 async def _push(session: Session, spec: RunSpec, *, quiet: bool) -> Pushed:
@@ -126,11 +137,7 @@ async def _pull(session: Session, *, quiet: bool) -> None:
         report_error(error, sys.stderr)
         return
     if not quiet:
-        for path in result.kept:
-            say(
-                f"{path.decode(errors='replace')} was there before and differs: kept; "
-                "move it away, then `devloop pull`"
-            )
+        say_kept(result.kept)
 
 
 async def _report_end(run: Run, sink: Sink) -> None:

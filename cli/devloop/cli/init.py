@@ -18,6 +18,8 @@ __all__ = ["Findings", "look_around", "render_config", "run"]
 _ENTRYPOINTS = ("train.py", "main.py", "app.py", "run.py")
 _OUTPUTS = ("checkpoints", "outputs", "runs", "wandb", "lightning_logs", "mlruns", "results")
 
+GIT_TIMEOUT_S = 10.0
+
 
 class Findings(NamedTuple):
     """What a project's directory says about how it is run."""
@@ -61,11 +63,29 @@ def _next_step(findings: Findings) -> str:
 def look_around(directory: Path) -> Findings:
     return Findings(
         command=_find_command(directory),
-        outputs=tuple(f"/{name}/" for name in _OUTPUTS if (directory / name).is_dir()),
+        outputs=tuple(f"/{name}/" for name in _OUTPUTS if _is_filled_by_runs(directory, name)),
         env_file=".env" if (directory / ".env").is_file() else "",
         interpreter=".venv" if (directory / ".venv" / "pyvenv.cfg").is_file() else "",
         has_gitignore=(directory / ".gitignore").is_file(),
     )
+
+
+def _is_filled_by_runs(directory: Path, name: str) -> bool:
+    """A folder whose files git tracks is source: as an output it would never be uploaded."""
+    return (directory / name).is_dir() and not _is_tracked(directory, name)
+
+
+def _is_tracked(directory: Path, name: str) -> bool:
+    import subprocess
+
+    command = ["git", "ls-files", "-z", "--", name]
+    try:
+        listed = subprocess.run(
+            command, cwd=directory, capture_output=True, check=False, timeout=GIT_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):  # without git, nothing is tracked
+        return False
+    return bool(listed.stdout)
 
 
 def _find_command(directory: Path) -> str:
@@ -97,6 +117,7 @@ def render_config(findings: Findings) -> str:
     lines = [
         "# devloop: save here, run there. Every key, with its default where it is commented out.",
         '# target = "local"            # where runs happen',
+        '# image = "host"              # what runs see: that machine\'s own files',
         "",
         "[run]",
         *_setting("command", findings.command, "python train.py", "what `devloop up` runs"),

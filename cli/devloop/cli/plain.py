@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, assert_never
 
 from devloop.sync.events import (
@@ -26,7 +27,7 @@ from devloop.sync.events import (
 )
 from devloop.sync.model import LogRecord
 
-from .common import say, say_problems, say_saved_aside, shell_words
+from .common import say, say_kept, say_problems, say_saved_aside, shell_words
 from .output import StreamSink
 from .project import CONFIG_NAME
 from .words import duration, printable, seconds, size
@@ -40,10 +41,11 @@ if TYPE_CHECKING:
 
     from .config import Config
 
-__all__ = ["Plain", "describe_cycle", "describe_start"]
+__all__ = ["Plain", "describe_stages", "describe_start"]
 
 RULE = "──"
-LEAVE_INTERRUPTS = 2
+LEAVE_WITHIN_S = 2.0
+LONGEST_STAGES = 96  # with the indentation, one line of 99 columns
 
 
 class Plain:
@@ -54,7 +56,8 @@ class Plain:
         self._config = config
         self._sink = StreamSink()
         self._cycles: dict[int, Cycle] = {}
-        self._interrupts = 0
+        self._interrupted_at = -LEAVE_WITHIN_S  # of `time.monotonic`
+        self._leaving = False
 
     async def show(self) -> None:
         """Until the loop ends."""
@@ -67,15 +70,15 @@ class Plain:
     async def _show(self, event: SessionEvent) -> None:
         match event:
             case LogRecord():
-                if self._interrupts < LEAVE_INTERRUPTS:
+                if not self._leaving:
                     await self._sink.record(event)
             case RunStarted():
-                self._interrupts = 0
                 self._cycles[event.run.number] = event.cycle
                 say_saved_aside(event.saved_aside)
                 self._rule(describe_start(event))
                 if event.run.start_note:
-                    say(f"{event.run.start_kind} start: {event.run.start_note}")
+                    warmth = "cold" if event.run.start_kind == "cold" else "warm"
+                    say(f"{warmth} start: {event.run.start_note}")
                 self._note_configuration(event.paths)
             case FirstOutput(number, cycle):
                 self._cycles[number] = cycle
@@ -118,7 +121,12 @@ class Plain:
             glyph, words = "■", f"{words} ({run.end.reason})"  # ended on purpose
         took = duration(run.end.wall_s)
         cycle = self._cycles.pop(run.number, None)
-        self._rule(f"run {run.number} {glyph} {words} · {took}{describe_cycle(cycle)}")
+        if cycle is None or not cycle.output_s:
+            self._rule(f"run {run.number} {glyph} {words} · {took}")
+        else:
+            to_output = f"save→out {seconds(cycle.total_s)}"
+            self._rule(f"run {run.number} {glyph} {words} · {took} · {to_output}")
+            sys.stderr.write(f"   {describe_stages(cycle)}\n")
         if run.end.start_failed and run.end.detail:
             say(f"hint: {run.end.detail}")
 
@@ -126,12 +134,11 @@ class Plain:
         if pulled.files:
             files = "1 output" if pulled.files == 1 else f"{pulled.files} outputs"
             say(f"pulled {files}, {size(pulled.size_bytes)}")
-        for path in pulled.kept:
-            say(f"kept {os.fsdecode(path)}: it was there before, and differs; move it away")
+        say_kept(pulled.kept)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Ctrl-C interrupts the run; again, before another run has started, it leaves."""
+        """Ctrl-C interrupts the run; again, within two seconds, it leaves."""
         loop = asyncio.get_running_loop()
         handlers = {
             signal.SIGINT: self._interrupt,
@@ -147,8 +154,9 @@ class Plain:
                 loop.remove_signal_handler(number)
 
     def _interrupt(self) -> None:
-        self._interrupts += 1
-        if self._interrupts >= LEAVE_INTERRUPTS:
+        before, self._interrupted_at = self._interrupted_at, time.monotonic()
+        if self._interrupted_at - before < LEAVE_WITHIN_S:
+            self._leaving = True
             say("leaving")
             self._loop.leave(kill=True)
         elif self._loop.live_run is not None:
@@ -167,9 +175,11 @@ def describe_start(event: RunStarted) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def describe_cycle(cycle: Cycle | None) -> str:
-    """ " · save→out 0.048 s (detect 6 ms, scan 1 ms, …)", or nothing without an output."""
-    if cycle is None or not cycle.output_s:
-        return ""
-    stages = ", ".join(f"{name} {1000 * spent:.1f}" for name, spent in cycle.stages() if spent)
-    return f" · save→out {seconds(cycle.total_s)} (ms: {stages})"
+def describe_stages(cycle: Cycle) -> str:
+    """ "detect 2.1 · scan 0.4 · … · output 3.2 ms", with fewer digits where it gets too long."""
+    spent_ms = [(name, 1000 * spent_s) for name, spent_s in cycle.stages() if spent_s]
+    for digits, between in ((1, " · "), (0, " · "), (0, " ")):
+        line = between.join(f"{name} {ms:.{digits}f}" for name, ms in spent_ms) + " ms"
+        if len(line) <= LONGEST_STAGES:
+            break
+    return line

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from devloop.sync.model import LogRecord, Run, RunState
 
 from .attached import attach_to_run
-from .common import choose_run, config_of, open_agent, open_session, say, shell_words
+from .common import choose_run, config_of, open_agent, open_session, say, say_kept, shell_words
 from .output import StreamSink
 from .words import duration, size
 
@@ -29,7 +29,8 @@ def logs(args: argparse.Namespace) -> int:
 
 async def _logs(args: argparse.Namespace) -> int:
     config = config_of(args, will_sync=False)
-    async with open_agent(config) as (client, workspace):
+    # What has ended is on disk, and only an agent reads it: one that has gone comes back for that.
+    async with open_agent(config, start=True) as (client, workspace):
         run = await choose_run(client, workspace, args.run)
         sink = StreamSink()
         async with client.attach(
@@ -48,7 +49,7 @@ def ps(args: argparse.Namespace) -> int:
 
 async def _ps(args: argparse.Namespace) -> int:
     config = config_of(args, will_sync=False)
-    async with open_agent(config) as (client, workspace):
+    async with open_agent(config, start=args.all) as (client, workspace):
         runs = await client.list_runs("" if args.all else workspace.id)
     shown = runs if args.all else [run for run in runs if run.live]
     if not shown:
@@ -110,11 +111,17 @@ async def _attach(args: argparse.Namespace) -> int:
     async with open_agent(config) as (client, workspace):
         run = await choose_run(client, workspace, args.run, live=args.run is None)
         is_tty = run.live and run.tty and sys.stdin.isatty() and sys.stdout.isatty()
-        if is_tty:
-            os.write(2, b"devloop: attached; the run ends this, or `devloop stop`\r\n")
         outcome = await attach_to_run(
-            client, workspace.id, run.number, StreamSink(), stdin=run.live, is_tty=is_tty
+            client,
+            workspace.id,
+            run.number,
+            StreamSink(),
+            stdin=run.live,
+            is_tty=is_tty,
+            is_guest=True,
         )
+    if outcome.left_by == 0:  # else the terminal was closed: there is nobody to tell
+        say(f"detached; `devloop attach {run.number}` comes back to it")
     return outcome.status
 
 
@@ -130,8 +137,7 @@ async def _pull(args: argparse.Namespace) -> int:
         return 0
     async with open_session(config) as session:
         result = await session.pull()
-    for path in result.kept:
-        say(f"kept {os.fsdecode(path)}: it was there before, and differs; move it away and pull")
+    say_kept(result.kept)
     for path in result.unfinished:
         say(f"left out {os.fsdecode(path)}: a run still writes it")
     say(f"pulled {result.files} files, {size(result.size_bytes)}")

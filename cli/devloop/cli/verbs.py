@@ -142,7 +142,12 @@ VERBS: dict[str, Verb] = {
         _RUNS, "stop", "end a run and everything it started", "[RUN]", "devloop stop 3", _stop_flags
     ),
     "attach": Verb(
-        _RUNS, "attach", "follow a run and type into it", "[RUN]", "devloop attach 3", _add_run
+        _RUNS,
+        "attach",
+        "follow a run and type into it; Ctrl-\\ (in a terminal run: Enter ~.) detaches",
+        "[RUN]",
+        "devloop attach 3",
+        _add_run,
     ),
     "pull": Verb(_RUNS, "pull", "fetch the outputs of the runs", "", "devloop pull", _no_flags),
     "down": Verb(_AGENT, "down", "end the agent and its runs", "", "devloop down", _no_flags),

@@ -112,7 +112,8 @@ class Agent:
         self._workspaces_dir = state_dir / "workspaces"
 
     async def __aenter__(self) -> Agent:
-        self._workspaces_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self._workspaces_dir, self.state_dir / "zygotes"):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         await self.spawner.start_service()
         for directory in self._workspaces_dir.iterdir():
             if WORKSPACE_ID.fullmatch(directory.name):

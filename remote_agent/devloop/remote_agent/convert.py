@@ -37,6 +37,7 @@ def run_spec(message: pb.RunSpec) -> RunSpec:
         reason=message.reason,
         outputs=tuple(message.outputs),
         owner=message.owner,
+        cwd=message.cwd,
     )
 
 

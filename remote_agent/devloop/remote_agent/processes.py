@@ -198,8 +198,9 @@ def _namespace_of(pid: int) -> str:
 
 def _describe(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
-            head, _, tail = file.read().rpartition(")")
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+            head, _, tail = file.read().rpartition(b")")
     except OSError:
         return f"pid {pid}, just ended"
-    return f"pid {pid} ({head.partition('(')[2]}), in {tail.split()[0]} state"
+    name = head.partition(b"(")[2].decode(errors="backslashreplace")  # it may be any bytes
+    return f"pid {pid} ({name}), in {tail.split()[0].decode()} state"

@@ -4,13 +4,14 @@ Owns the life of a run from its start to the record of its end: pipes, log, stdi
 the lease. Knows nothing of gRPC, and leaves the births and deaths of processes to spawn.py.
 
 On disk, `runs/<number>/` of the workspace: `run.json` (no environment: it may hold secrets) and
-the log's segments. The newest 100 runs are kept.
+the log's segments. The newest 100 runs are kept, and of those the newest that take 1 GiB.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -31,15 +32,25 @@ from .stdin import StdinWriter
 from .terminal import open_pty, set_terminal_size
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from .spawn import Exit, Process, Spawner
     from .tasks import Tasks
 
-__all__ = ["NoSuchRun", "Run", "RunEnd", "RunSpec", "RunState", "Runs", "StartFailure"]
+__all__ = [
+    "NoSuchRun",
+    "Run",
+    "RunEnd",
+    "RunSpec",
+    "RunState",
+    "Runs",
+    "StartFailure",
+    "beyond_limit",
+]
 
 KEPT_RUNS = 100
+KEPT_BYTES = 1 << 30
 KILL_WAIT_S = 5.0
 # The record of a start is written when the first output is on its way: before it, it cost a save
 # 0.6 ms. A run that has ended by then needs no record of its start.
@@ -88,6 +99,7 @@ class RunSpec:
     reason: str = ""
     outputs: tuple[str, ...] = ()
     owner: str = ""
+    cwd: bytes = b""  # relative to the workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +152,11 @@ class Run:
     @property
     def live(self) -> bool:
         return self.state is not RunState.ENDED
+
+    @property
+    def is_read(self) -> bool:
+        """Somebody reads its log."""
+        return "log" in self.__dict__ and self.log.is_read
 
     @property
     def pid(self) -> int:
@@ -237,9 +254,7 @@ class Runs:
         One that takes no input and is born of a zygote is returned STARTING, while its program is
         on its way: the news of the run and the start of the program then take place at once.
         """
-        number = self.last_number + 1
-        directory = self._directory / str(number)
-        directory.mkdir(mode=0o700)
+        number, directory = self._make_directory()
         run = Run(number, tree, spec, lambda: RunLog(directory))
         self._runs[number] = run
         self._announce_start()
@@ -247,6 +262,17 @@ class Runs:
         self._tasks.spawn(self._launch(run, cwd, local_root, begun), f"start of run {number}")
         await begun.wait()
         return run
+
+    def _make_directory(self) -> tuple[int, Path]:
+        """For the next number that nobody has used: a record that cannot be removed keeps its."""
+        for number in itertools.count(self.last_number + 1):
+            directory = self._directory / str(number)
+            try:
+                directory.mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            return number, directory
+        raise AssertionError("numbers do not end")
 
     def _announce_start(self) -> None:
         self._started.set()
@@ -325,10 +351,13 @@ class Runs:
         env = {} if spec.env_is_whole else {os.fsdecode(k): v for k, v in os.environb.items()}
         env |= spec.env
         env["DEVLOOP_RUN"] = b"%d" % number
+        # The shell's own PWD names a folder on the laptop.
+        env["PWD"] = os.fsencode(cwd / os.fsdecode(spec.cwd))
+        env.pop("OLDPWD", None)
         return StartRequest(
             argv=spec.argv,
             env=env,
-            cwd=os.fsencode(cwd),
+            cwd=env["PWD"],
             stdin=stdio.child_stdin if stdio is not None else -1,
             stdout=stdio.child_stdout if stdio is not None else -1,
             stderr=stdio.child_stderr if stdio is not None else -1,
@@ -370,6 +399,7 @@ class Runs:
         pump.finish()
         await asyncio.wait([pumping])  # whatever became of its output, the run has ended
         self._finish(run, self._describe_end(run, exit_))
+        self._tasks.spawn(self._drop_beyond_limit(), f"logs before run {run.number}")
         await prepare_next()  # with what this run has taught about its imports
 
     def _describe_end(self, run: Run, exit_: Exit) -> RunEnd:
@@ -450,6 +480,41 @@ class Runs:
             if not run.live:
                 del self._runs[run.number]
                 shutil.rmtree(self._directory / str(run.number), ignore_errors=True)
+
+    async def _drop_beyond_limit(self) -> None:
+        """Whose log is being read stays until another run has ended."""
+        numbers = [run.number for run in self.newest_first()]
+        sizes = await asyncio.to_thread(_sizes_bytes, self._directory, numbers)
+        needed = {run.number for run in self._runs.values() if run.live or run.is_read}
+        doomed = [n for n in beyond_limit(sizes, needed, KEPT_BYTES) if self._runs.pop(n, None)]
+        for number in doomed:
+            path = self._directory / str(number)
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+
+def beyond_limit(
+    sizes_bytes: Mapping[int, int], needed: Collection[int], limit_bytes: int
+) -> list[int]:
+    """The oldest runs that nobody needs, until the rest fits; never the newest."""
+    excess = sum(sizes_bytes.values()) - limit_bytes
+    doomed = []
+    for number in sorted(sizes_bytes)[:-1]:
+        if excess > 0 and number not in needed:
+            doomed.append(number)
+            excess -= sizes_bytes[number]
+    return doomed
+
+
+def _sizes_bytes(directory: Path, numbers: list[int]) -> dict[int, int]:
+    return {number: _size_bytes(directory / str(number)) for number in numbers}
+
+
+def _size_bytes(directory: Path) -> int:
+    try:
+        with os.scandir(directory) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    except OSError:  # it is being dropped
+        return 0
 
 
 async def _ended_within(run: Run, timeout_s: float) -> bool:

@@ -1,8 +1,10 @@
 """The agent as a process: its socket, its lock, its log file, its end.
 
-There is one agent a user. A lock file says so, since a socket file outlives a killed agent; the
-socket lies in a directory of mode 0700, which is what keeps other users out: gRPC never asks who
-the peer is.
+There is one agent a socket, and one a state directory: two would give one run number twice. Lock
+files say so, since a socket file outlives a killed agent. The socket lies in a directory of mode
+0700, which is what keeps other users out: gRPC never asks who the peer is.
+
+On disk, `agent.lock` in the state directory: the socket's path and the machine's name, a line each.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import fcntl
 import logging
 import logging.handlers
 import os
+import shlex
 import signal
+import socket as sockets
 from typing import TYPE_CHECKING
 
 import grpc.aio
 
-from devloop.cafs.dirs import ensure_private
+from devloop.cafs.dirs import DirectoryUnusable, ensure_own, ensure_private
 from devloop.cafs.errors import DevloopError
 from devloop.proto.v1 import agent_pb2_grpc
 
@@ -38,9 +42,22 @@ LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 
 
 class AlreadyRunning(DevloopError):
-    """Another agent of this user holds the lock."""
+    """Another agent of this user holds the socket."""
 
     hint = "`devloop down` ends it"
+
+
+class StateInUse(DevloopError):
+    """Another agent, at another socket, holds the state directory."""
+
+    def __init__(self, state_dir: Path, socket: str, machine: str) -> None:
+        where = "" if machine == sockets.gethostname() else f" on {machine}"
+        variable = f"DEVLOOP_RUNTIME_DIR={shlex.quote(os.path.dirname(socket))}"
+        super().__init__(
+            f"{state_dir} is in use by the agent at {socket}{where}",
+            hint=f"`{variable} devloop …`{where} speaks to it, `{variable} devloop down`{where} "
+            "ends it; or give this one a DEVLOOP_STATE_DIR of its own",
+        )
 
 
 class SocketPathTooLong(DevloopError):
@@ -52,13 +69,14 @@ class SocketPathTooLong(DevloopError):
 async def serve(state_dir: Path, socket: Path, idle_timeout_s: float, ready_fd: int | None) -> None:
     """Serves until a signal, a Shutdown call, or `idle_timeout_s` without a call or a live run.
 
-    One line is written to `ready_fd` once the socket answers. Raises AlreadyRunning and others.
+    One line is written to `ready_fd` once the socket answers. Raises AlreadyRunning, StateInUse
+    and others.
     """
     if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
         raise SocketPathTooLong(f"{socket} is too long for a socket")
     ensure_private(socket.parent)
-    ensure_private(state_dir)
-    with _locked(socket.with_suffix(".lock")):
+    ensure_own(state_dir)
+    with _socket_locked(socket), _state_locked(state_dir, socket):
         _log_to(state_dir / "agent.log")
         socket.unlink(missing_ok=True)
         async with Agent(state_dir) as agent:
@@ -95,20 +113,62 @@ async def _until_over(agent: Agent, service: Service, idle_timeout_s: float) -> 
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _socket_locked(socket: Path) -> Iterator[None]:
+    with _lock(socket.with_suffix(".lock")) as (_, is_ours):
+        if not is_ours:
+            raise AlreadyRunning("an agent of yours already runs on this machine")
+        yield
+
+
+@contextlib.contextmanager
+def _state_locked(state_dir: Path, socket: Path) -> Iterator[None]:
+    with _lock(state_dir / "agent.lock") as (fd, is_ours):
+        if not is_ours:
+            raise StateInUse(state_dir, *_holder(fd))
+        with contextlib.suppress(OSError):  # a full disk costs others its name, not the lock
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, os.fsencode(f"{socket}\n{sockets.gethostname()}\n"), 0)
+        yield
+
+
+def _holder(fd: int) -> tuple[str, str]:
+    """The socket and the machine; it may have locked the file, and not yet written them."""
+    lines = os.fsdecode(os.pread(fd, 4096, 0)).splitlines()
+    if len(lines) != 2:
+        return "ANOTHER/agent.sock", sockets.gethostname()
+    return lines[0], lines[1]
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[tuple[int, bool]]:
+    """The file, and whether the lock is ours. Raises DirectoryUnusable.
+
+    Some network file systems have no locks; without one nobody is safe from a second agent.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            stack.callback(os.close, fd)
+            is_ours = _try_lock(fd)
+        except OSError as error:
+            raise DirectoryUnusable(
+                f"cannot lock {path}: {error.strerror}",
+                hint="set DEVLOOP_STATE_DIR and DEVLOOP_RUNTIME_DIR to directories of yours on a "
+                "local disk",
+            ) from error
+        yield fd, is_ours
+
+
+def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
-        raise AlreadyRunning("an agent of yours already runs on this machine") from None
-    try:
-        yield
-    finally:
-        os.close(fd)
+        return False
+    return True
 
 
 def _log_to(path: Path) -> None:
+    path.touch(mode=0o600)  # others may look into the directory
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=1 << 20, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

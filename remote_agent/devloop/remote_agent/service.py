@@ -28,9 +28,9 @@ from devloop.proto.v1 import agent_pb2_grpc
 
 from . import convert
 from .agent import FEW_BLOBS, InvalidRequest, OnBusy
+from .attachment import Attachment
 from .outputs import OutputChanged, list_outputs, read_output
 from .receive import Receiver
-from .runs import RunState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -50,7 +50,6 @@ MAX_DIGESTS = 65536
 MAX_ARGV_BYTES = 1 << 20
 HANG_UP_S = 5.0
 
-Send = "Callable[[pb.AttachReply], Awaitable[None]]"
 Handler = TypeVar("Handler", bound="Callable[..., Any]")
 
 
@@ -219,6 +218,8 @@ class Service(agent_pb2_grpc.AgentServicer):
             raise InvalidRequest("a run needs a command")
         if size_bytes > MAX_ARGV_BYTES:
             raise InvalidRequest("the command and its environment are larger than 1 MiB")
+        if message.cwd.startswith(b"/") or b".." in message.cwd.split(b"/"):
+            raise InvalidRequest(f"not a folder of the workspace: {message.cwd!r}")
         return convert.run_spec(message)
 
     @_streaming
@@ -293,117 +294,8 @@ class Service(agent_pb2_grpc.AgentServicer):
                 await context.write(convert.metrics_sample(sample))
 
 
-class Attachment:
-    """One client at one run, or at all runs of a workspace that start from now on."""
-
-    def __init__(self, project: Project, opened: pb.AttachOpen, context: Any) -> None:
-        self._project = project
-        self._opened = opened
-        self._context = context
-        self._sending = asyncio.Lock()
-
-    async def follow(self) -> None:
-        if self._opened.run:
-            await self._follow_run(self._project.runs.get(self._opened.run))
-            return
-        number = self._project.runs.last_number
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                for run in await self._project.runs.started_after(number):
-                    number = run.number
-                    if self._opened.owner in ("", run.spec.owner):
-                        tasks.create_task(self._follow_one_of_many(run))
-
-    async def _follow_one_of_many(self, run: Run) -> None:
-        """What spoils the news of one run must not end that of the others."""
-        try:
-            await self._follow_run(run)
-        except Exception:
-            if not self._context.done():  # else the client has hung up
-                logger.exception("run %d can no longer be followed", run.number)
-
-    async def _follow_run(self, run: Run) -> None:
-        if self._opened.holds_lease:
-            with self._project.runs.lease(run):
-                await self._send_all(run)
-        else:
-            await self._send_all(run)
-
-    async def _send_all(self, run: Run) -> None:
-        """Its state while it is live, its records, and last, when it has ended, its state."""
-        while run.state is RunState.STARTING:
-            await run.changed()
-        if run.live:
-            await self._send_state(run)
-        states = asyncio.create_task(self._send_states(run))
-        try:
-            await self._send_records(run)
-        except (OSError, DevloopError):
-            logger.exception("the log of run %d cannot be read", run.number)
-        finally:
-            states.cancel()
-        if self._opened.follow:
-            await run.ended.wait()
-            await self._send_state(run)
-
-    async def _send_records(self, run: Run) -> None:
-        with run.log.reader(
-            self._opened.from_record,
-            lossless=self._opened.lossless,
-            follow=self._opened.follow,
-        ) as reader:
-            async for batch in reader:
-                await self._send(pb.AttachReply(records=convert.log_records(run, batch)))
-
-    async def _send_states(self, run: Run) -> None:
-        while run.live:
-            await run.changed()
-            if run.live:
-                await self._send_state(run)
-
-    async def _send_state(self, run: Run) -> None:
-        await self._send(pb.AttachReply(run=_run_message(run, self._project)))
-
-    async def _send(self, reply: pb.AttachReply) -> None:
-        async with self._sending:
-            await self._context.write(reply)
-
-    async def listen(self, requests: AsyncIterator[pb.AttachRequest]) -> None:
-        """Signals overtake input that the program does not read."""
-        async with asyncio.TaskGroup() as tasks:
-            # Not bounded here: a client sends no more than its window ahead of the acks.
-            inputs: asyncio.Queue[tuple[Run, pb.Stdin]] = asyncio.Queue()
-            writing = tasks.create_task(self._write_stdin(inputs))
-            await self._listen(requests, inputs)
-            writing.cancel()
-
-    async def _write_stdin(self, inputs: asyncio.Queue[tuple[Run, pb.Stdin]]) -> None:
-        while True:
-            await self._stdin(*await inputs.get())
-
-    async def _listen(
-        self,
-        requests: AsyncIterator[pb.AttachRequest],
-        inputs: asyncio.Queue[tuple[Run, pb.Stdin]],
-    ) -> None:
-        async for request in requests:
-            run = self._project.runs.get(request.run or self._opened.run)
-            match request.WhichOneof("kind"):
-                case "stdin":
-                    inputs.put_nowait((run, request.stdin))
-                case "size":
-                    run.resize(request.size.rows, request.size.columns)
-                case "signal":
-                    run.signal(request.signal)
-
-    async def _stdin(self, run: Run, message: pb.Stdin) -> None:
-        if run.stdin is None:
-            return
-        await run.stdin.write(message.offset, message.data)
-        if message.eof:
-            run.stdin.end()
-        ack = pb.StdinAck(received_bytes=run.stdin.received_bytes, closed=run.stdin.closed)
-        await self._send(pb.AttachReply(stdin_ack=ack))
+def _run_message(run: Run, project: Project) -> pb.Run:
+    return convert.run_message(run, project.workspace.id, project.workspace.name)
 
 
 def _free_bytes(directory: Path) -> int:
@@ -412,10 +304,6 @@ def _free_bytes(directory: Path) -> int:
         return shutil.disk_usage(directory).free
     except OSError:
         return 0
-
-
-def _run_message(run: Run, project: Project) -> pb.Run:
-    return convert.run_message(run, project.workspace.id, project.workspace.name)
 
 
 def _receive_frame(receiver: Receiver, frame: pb.PutBlobsFrame) -> None:

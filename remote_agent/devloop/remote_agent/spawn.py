@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from devloop.cafs.errors import DevloopError
 
-from .command import Command, resolve_command
+from .command import Command, CommandNotExecutable, resolve_command
 from .entrypoint import NotForked, PythonProgram
 from .forker import Forker, ForkerFailed, Refused
 from .interpreter import own_prefix
@@ -73,13 +73,6 @@ class CommandNotFound(DevloopError):
     """There is no such command."""
 
     exit_code = 127
-
-
-class CommandNotExecutable(DevloopError):
-    """The command is there and may not be executed."""
-
-    exit_code = 126
-    hint = "make it executable (`chmod +x`), or name its interpreter"
 
 
 @dataclass(frozen=True, slots=True)

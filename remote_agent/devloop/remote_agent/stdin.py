@@ -32,6 +32,7 @@ class StdinWriter:
         os.set_blocking(fd, False)
         self.received_bytes = 0
         self.closed = False  # the program no longer reads, or the end was written
+        self._holder: object | None = None
         self._fd = fd
         self._is_tty = is_tty
         self._buffer = bytearray()
@@ -39,6 +40,22 @@ class StdinWriter:
         self._mid_line = False
         self._waiting_for_fd = False
         self._moved = Bell()
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing that is sent from now on would reach the program."""
+        return self.closed or self._ended
+
+    def hold(self, holder: object) -> bool:
+        """One at a time: the bytes of two clients have no common order. False: another has it."""
+        if self._holder is None:
+            self._holder = holder
+        return self._holder is holder
+
+    def release(self, holder: object) -> None:
+        """For the next one, who goes on from `received_bytes`."""
+        if self._holder is holder:
+            self._holder = None
 
     async def write(self, offset: int, data: bytes) -> int:
         """Takes `data`, whose first byte is number `offset` of the whole input.

@@ -176,7 +176,8 @@ class Workspace:
             return Staged(empty_tree(), [], missing=self._unreadable_nodes(target))
         changes = _changes(bases, node)
         if bases and (repair or self._lacks_directories(bases[0], changes)):
-            changes |= {change.path: change for change in self._absent(node)}
+            # A change that is known from a base says more: whether something of ours makes way.
+            changes = {change.path: change for change in self._absent(node)} | changes
         staged = Staged(node, [changes[path] for path in sorted(changes)])
         size_bytes = sum(c.new.size_bytes for c in staged.changes if isinstance(c.new, File))
         with _disk_errors(self._staging, size_bytes):

@@ -1,6 +1,6 @@
 """What a workspace remembers between agents: state.json, always replaced as a whole.
 
-    {"version": 1, "name": …, "local_root": …, "current": digest or null, "pending": [digest, …]}
+    {"version": 1, "name": …, "current": digest or null, "pending": [digest, …]}
 
 Digests are in hex. Knows nothing of files and trees.
 """
@@ -33,7 +33,6 @@ class WorkspaceState:
     """`pending`: the trees of transitions that were begun, and not finished, since `current`."""
 
     name: str
-    local_root: str | None = None
     current: Digest | None = None
     pending: tuple[Digest, ...] = ()
 
@@ -63,7 +62,6 @@ def read_state(path: Path) -> WorkspaceState | None:
 def _decode(data: dict[str, Any]) -> WorkspaceState:
     return WorkspaceState(
         name=data["name"],
-        local_root=data["local_root"],
         current=Digest.fromhex(data["current"]) if data["current"] else None,
         pending=tuple(Digest.fromhex(digest) for digest in data["pending"]),
     )
@@ -73,7 +71,6 @@ def encode_state(state: WorkspaceState) -> bytes:
     data = {
         "version": STATE_VERSION,
         "name": state.name,
-        "local_root": state.local_root,
         "current": state.current.hex() if state.current else None,
         "pending": [digest.hex() for digest in state.pending],
     }

@@ -200,6 +200,7 @@ class AgentClient:
         follow: bool = True,
         lossless: bool = False,
         holds_lease: bool = False,
+        stdin: bool = False,
     ) -> AbstractAsyncContextManager[Attachment]:
         """To one run, from a record on; `follow`: until it has ended, else to what there is now."""
         return self._attach(
@@ -210,6 +211,7 @@ class AgentClient:
                 follow=follow,
                 lossless=lossless,
                 holds_lease=holds_lease,
+                stdin=stdin,
             )
         )
 
@@ -266,7 +268,7 @@ class Attachment:
                             return
                     case "stdin_ack":
                         ack = reply.stdin_ack
-                        yield StdinAck(ack.received_bytes, ack.closed)
+                        yield StdinAck(ack.received_bytes, ack.closed, ack.held)
 
     async def send_stdin(self, offset: int, data: bytes, *, eof: bool = False) -> None:
         message = pb.Stdin(offset=offset, data=data, eof=eof)
@@ -365,6 +367,7 @@ def _spec_message(spec: RunSpec) -> pb.RunSpec:
         reason=spec.reason,
         outputs=spec.outputs,
         owner=spec.owner,
+        cwd=spec.cwd,
     )
 
 

@@ -91,6 +91,17 @@ class Level:
                 return verdict
         return False
 
+    def ignored_link(self, name: bytes) -> bool:
+        """Whether the symbolic link `name` stays out.
+
+        A link where outputs are (`ckpt -> /big/disk`, and `ckpt/` is one) is like the directory:
+        synced, it would take the place of what runs wrote on the box.
+        """
+        for patterns, prefix in self._always:
+            if patterns.decide_name(name, prefix + name, True):
+                return True
+        return self.ignored(name, False)
+
     def child(self, name: bytes) -> Level:
         """The same layers seen from the subdirectory `name`."""
         return Level(

@@ -48,9 +48,9 @@ async def connect_if_running() -> tuple[AgentClient, HostFacts] | None:
     Raises DirectoryUnusable for a socket that somebody else may have planted.
     """
     socket = dirs.socket_path()
-    if not socket.exists():
+    # The directory comes first: in one that somebody else has closed, no socket can be looked for.
+    if not dirs.is_private(socket.parent) or not socket.exists():
         return None
-    dirs.ensure_private(dirs.runtime_dir())
     client = AgentClient(socket)
     try:
         return client, await client.hello(timeout_s=HELLO_TIMEOUT_S)

@@ -53,6 +53,7 @@ __all__ = ["Loop", "LoopConfig"]
 
 EVENT_QUEUE = 1000  # a front end that lags slows the reading of logs
 FRESH_SAVE_S = 10.0  # an older mtime says nothing about when the file was saved
+FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
 
 
@@ -93,6 +94,7 @@ class Loop:
         self._replied_ns: dict[int, int] = {}
         self._start_notes: dict[int, str] = {}  # as they were told
         self._saved = _Saved()
+        self._root_gone = False
         self._leaving = asyncio.Event()
         self._killing = asyncio.Event()
         self._tasks: asyncio.TaskGroup
@@ -191,7 +193,7 @@ class Loop:
                 assert_never(hint)
 
     async def _stay_connected(self) -> None:
-        delay_s = 0.1
+        delay_s = FIRST_BACKOFF_S
         while True:
             await self.events.put(Connected(self._session.facts))
             try:
@@ -201,13 +203,17 @@ class Loop:
                     # The agent takes calls in their order: after this answer it knows of the
                     # attachment, and no run starts unheard.
                     await session.client.hello()
+                    delay_s = FIRST_BACKOFF_S
                     tasks.create_task(self._follow_runs(self._attachment))
                     tasks.create_task(self._carry_out_plan(tasks))
             except* AgentGone as group:
-                reason = str(group.exceptions[0])
-            if self.live_run is not None:
-                self._inbox.put_nowait(plan.RunEnded(self.live_run))
+                reason = _first_words(group)
+            if await self._session.agent_was_ended():
+                await self.events.put(Notice("the agent was ended by `devloop down`; leaving"))
                 self.live_run = None
+                self._leaving.set()
+                return
+            await self._lose_live_run()
             while True:
                 await self.events.put(Reconnecting(reason, delay_s))
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
@@ -218,6 +224,14 @@ class Loop:
                 except DevloopError as error:
                     reason = str(error)
             self._inbox.put_nowait(plan.DirsChanged(None))
+
+    async def _lose_live_run(self) -> None:
+        """The agent is gone, and its runs with it: nobody will say how this one ended."""
+        lost, self.live_run = self.live_run, None
+        if lost is None:
+            return
+        await self.events.put(Notice(f"run {lost} ■ lost with its agent; save to run again"))
+        self._forget_run(lost)
 
     # -- runs
 
@@ -251,13 +265,17 @@ class Loop:
         await self.events.put(RunFinished(run))
         if self.live_run == run.number:
             self.live_run = None
-        self._announced.pop(run.number, None)
-        self._cycles.pop(run.number, None)
-        self._start_notes.pop(run.number, None)
-        self._replied_ns.pop(run.number, None)
-        self._inbox.put_nowait(plan.RunEnded(run.number))
+        self._forget_run(run.number)
         if self._session.project.outputs:
             self._spawn(self._tell(self._pull()))
+
+    def _forget_run(self, number: int) -> None:
+        self._last_finished = number
+        self._announced.pop(number, None)
+        self._cycles.pop(number, None)
+        self._start_notes.pop(number, None)
+        self._replied_ns.pop(number, None)
+        self._inbox.put_nowait(plan.RunEnded(number))
 
     async def _tell_how_it_started(self, run: Run) -> None:
         """A run is announced while its program is on its way: it may have become a cold start."""
@@ -316,12 +334,13 @@ class Loop:
         try:
             scan = await session.scan(changed)
         except RootGone as error:
-            await self.events.put(Notice(str(error), error.hint))
+            await self._tell_root(error)
             tree = before.tree.digest if before is not None else None
             if tree is not None:
                 self._inbox.put_nowait(plan.ScanFinished(tree, suspicious=True))
             return
         self._saved.times.scan_s += time.perf_counter() - began
+        await self._tell_root(None)
         if scan.problems:
             await self.events.put(Skipped(scan.problems))
         suspicious = await self._is_suspicious(scan)
@@ -331,6 +350,14 @@ class Loop:
                 scan.tree.digest, tuple(change.path for change in scan.changed), suspicious
             )
         )
+
+    async def _tell_root(self, gone: RootGone | None) -> None:
+        """The project's folder goes, and comes back: each is told once."""
+        was_gone, self._root_gone = self._root_gone, gone is not None
+        if gone is not None and not was_gone:
+            await self.events.put(Notice(str(gone), gone.hint))
+        elif gone is None and was_gone:
+            await self.events.put(Notice(f"project folder {self._session.project.root} is back"))
 
     async def _is_suspicious(self, scan: Scan) -> bool:
         """An unmounted disk looks like a deletion of everything."""
@@ -395,6 +422,13 @@ class Loop:
             )
         )
         self._announcement(run.number).set()
+
+
+def _first_words(error: BaseException) -> str:
+    """What went wrong first, however deep the groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
 
 
 class _Left(Exception):

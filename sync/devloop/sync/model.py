@@ -104,6 +104,7 @@ class RunSpec(NamedTuple):
     reason: str = ""
     outputs: tuple[str, ...] = ()
     owner: str = ""
+    cwd: bytes = b""  # relative to the workspace
 
     def __repr__(self) -> str:
         """Without the environment: it may hold secrets."""
@@ -210,6 +211,7 @@ class StdinAck(NamedTuple):
 
     received_bytes: int
     closed: bool
+    held: bool = False  # by another client: what this one sends is dropped
 
 
 AttachEvent: TypeAlias = Run | LogRecord | StdinAck

@@ -7,12 +7,14 @@ touched since; any other is kept, and named. An interrupted download is taken up
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 from devloop.cafs.beneath import Root
 from devloop.cafs.digest import Hasher
@@ -23,6 +25,7 @@ from .client import RemoteError
 from .ignore import TEMP_PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from .client import AgentClient
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["OutputNotWritten", "OutputRefused", "Pull", "PullResult"]
 
 READ_BYTES = 1 << 20
+LOCK_RETRY_S = 0.02
 # O_NONBLOCK: a FIFO of that name must not make us wait for its other end.
 PART_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -56,6 +60,11 @@ class PullResult:
     kept: list[bytes] = field(default_factory=list)  # local files that differ, and were left alone
     unfinished: list[bytes] = field(default_factory=list)  # still being written on the box
 
+    def keep(self, path: bytes) -> None:
+        """A link that many outputs lie below is named once."""
+        if path not in self.kept[-1:]:
+            self.kept.append(path)
+
 
 class Pull:
     """Pulls the outputs of one workspace into one project."""
@@ -74,13 +83,21 @@ class Pull:
         self._root_path = root
         self._patterns = patterns
         self._ledger_path = ledger
-        self._ledger = _read_ledger(ledger)
+        self._ledger: dict[str, _Look] = {}
 
     async def run(self) -> PullResult:
         """Raises OutputRefused, and what the agent's calls raise."""
         result = PullResult()
         if not self._patterns:
             return result
+        # Another pull would take what this one has written, and not noted yet, for the user's.
+        async with _locked(self._ledger_path.with_suffix(".lock")):
+            await self._pull_all(result)
+        return result
+
+    async def _pull_all(self, result: PullResult) -> None:
+        remembered = _read_ledger(self._ledger_path)
+        self._ledger = dict(remembered)
         offered = await self._client.list_outputs(self._workspace_id, self._patterns)
         wanted = Patterns(list(self._patterns))
         for output in offered:
@@ -91,13 +108,16 @@ class Pull:
                 for output in offered:
                     await self._pull_one(root, output, result)
         finally:
-            if result.files:
+            if self._ledger != remembered:
                 self._write_ledger()
-        return result
 
     async def _pull_one(self, root: Root, output: Output, result: PullResult) -> None:
+        if (link := _link_above(root, output.path)) is not None:
+            result.keep(link)
+            return
         here = _look(root, output.path)
         if here == (output.size_bytes, output.mtime_ns):
+            self._ledger[_key(output.path)] = here
             return
         if here is not None and self._ledger.get(_key(output.path)) != here:
             result.kept.append(output.path)
@@ -182,6 +202,40 @@ def _is_wanted(patterns: Patterns, path: bytes) -> bool:
         return False
     above = (b"/".join(parts[:depth]) for depth in range(1, len(parts)))
     return patterns.match(path, False) or any(patterns.match(dir_, True) for dir_ in above)
+
+
+def _link_above(root: Root, path: bytes) -> bytes | None:
+    """The first component above `path` that is a link or a file of the user's."""
+    slash = path.find(b"/")
+    while slash != -1:
+        found = root.lstat(path[:slash])
+        if found is None:
+            return None
+        if not stat.S_ISDIR(found.st_mode):
+            return path[:slash]
+        slash = path.find(b"/", slash + 1)
+    return None
+
+
+@contextlib.asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """One pull at a time, whatever the process; without a lock where none can be made."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("wb"))
+            # A thread that waits in flock could not be cancelled.
+            while not _try_lock(file):  # noqa: ASYNC110
+                await asyncio.sleep(LOCK_RETRY_S)
+        yield
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _look(root: Root, path: bytes) -> _Look | None:

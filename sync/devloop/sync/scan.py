@@ -18,7 +18,7 @@ from devloop.cafs.errors import DevloopError, Problem
 from devloop.cafs.tree import Change, Node, diff_trees
 
 from .statcache import NOTHING_SAVED, Row
-from .walk import DirState, Ident, Walk, is_dir_stat
+from .walk import DirState, Environment, Ident, TooMuch, Walk, is_dir_stat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .ignore import Ignore
     from .statcache import StatCache
 
-__all__ = ["RootGone", "Scan", "Scanner"]
+__all__ = ["RootGone", "Scan", "Scanner", "TooMuch"]
 
 
 class RootGone(DevloopError):
@@ -85,20 +85,25 @@ class Scanner:
         self.full_scan_s = time.perf_counter() - started
         return scan
 
-    def rescan(self, dirs: Iterable[bytes]) -> Scan:
+    def rescan(self, dirs: Iterable[bytes], *, limit_bytes: int | None = None) -> Scan:
         """Looks at these directories (relative; b"" is the root) and at new ones below them.
 
         The cost is that of the directories named, not of the project. Another mode of a directory
         is seen when it is itself named, or one above it is another one than before. A directory
         that is not known leads to a look at the one above it; one whose ignore files changed, to a
         full look below it. Raises RootGone.
+
+        With `limit_bytes` it raises TooMuch, and changes nothing, rather than hash more than so
+        much or enter a directory that is new.
         """
         if self._top is None:
+            if limit_bytes is not None:
+                raise TooMuch
             return self.scan()
         wanted = _Wanted()
         for path in dirs:
             wanted.add(path)
-        walk = Walk(self._prefix, NOTHING_SAVED)
+        walk = Walk(self._prefix, NOTHING_SAVED, limit_bytes=limit_bytes)
         top = self._refresh(walk, b"", self._top, wanted, 0)
         if top is None:
             top = self._look_at_root(walk, self._top, deep=True)
@@ -128,6 +133,8 @@ class Scanner:
         for component in above:
             below = at.dirs.get(component)
             if below is None:
+                if component in at.environments:
+                    return False
                 return not at.level.ignored(component, True)
             at = below
         if is_dir is not None:
@@ -192,7 +199,7 @@ class Scanner:
             # Another directory under the same name: what was known below it says nothing.
             deep = Ident.of(found) != old.ident
             return walk.look(path, found, old, old.outer_level, deep=deep, depth=depth)
-        except OSError:
+        except (OSError, Environment):
             return None
 
 

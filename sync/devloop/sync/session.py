@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -20,7 +21,7 @@ from . import local
 from .ignore import Ignore
 from .model import OnBusy, WorkspaceRef
 from .push import Pusher, SourcesChanged
-from .scan import Scanner
+from .scan import Scanner, TooMuch
 from .statcache import StatCache
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["NeverQuiet", "Project", "ScanTimes", "Session", "workspace_of"]
 
 MAX_RESCANS = 20
+MAX_BYTES_ON_LOOP = 1 << 20  # hashed within a millisecond; more is for a thread
 
 
 class NeverQuiet(DevloopError):
@@ -123,13 +125,31 @@ class Session:
 
     async def scan(self, changed_dirs: frozenset[bytes] | None = None) -> Scan:
         """Everything, or these directories. Raises RootGone."""
+        if changed_dirs is not None and not self._scanning.locked():
+            # A save: stats of one directory, cheaper than a thread's wake-up.
+            with contextlib.suppress(TooMuch):
+                self.last_scan = self.scanner.rescan(changed_dirs, limit_bytes=MAX_BYTES_ON_LOOP)
+                return self.last_scan
+        # Whoever stops waiting, the lock is held until the thread has ended: no two scans at once.
+        return await asyncio.shield(self._scan_in_thread(changed_dirs))
+
+    async def _scan_in_thread(self, changed_dirs: frozenset[bytes] | None) -> Scan:
         async with self._scanning:
             if changed_dirs is None:
                 self.last_scan = await asyncio.to_thread(self.scanner.scan)
             else:
-                # A save: stats of one directory, cheaper than a thread's wake-up.
-                self.last_scan = self.scanner.rescan(changed_dirs)
+                self.last_scan = await asyncio.to_thread(self.scanner.rescan, changed_dirs)
             return self.last_scan
+
+    async def agent_was_ended(self) -> bool:
+        """After AgentGone: whether it ended in good order, as `devloop down` has it end.
+
+        A killed agent leaves its socket.
+        """
+        if dirs.socket_path().exists():
+            return False
+        await local.wait_until_ended()
+        return not dirs.socket_path().exists()
 
     async def push(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from enum import Enum
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,11 +34,24 @@ if TYPE_CHECKING:
     from .ignore import Level
     from .statcache import Saved
 
-__all__ = ["DirState", "Ident", "Known", "Walk", "is_dir_stat"]
+__all__ = ["DirState", "Environment", "Ident", "Known", "TooMuch", "Walk", "is_dir_stat"]
 
 _NAME = attrgetter("name")
 _NEVER = -1  # as an inode: equal to no stat, so the file is read again at the next look
 _MAX_IGNORE_BYTES = 16 << 20
+_ENVIRONMENT_FILE = b"pyvenv.cfg"  # of `python -m venv`, virtualenv, uv
+_ENVIRONMENT_DIR = b"conda-meta"
+
+
+class Environment(Exception):
+    """The directory holds a Python environment: it belongs to this machine and is never synced."""
+
+    def __init__(self, ident: Ident) -> None:
+        self.ident = ident
+
+
+class TooMuch(Exception):
+    """This look would take longer than its caller may wait."""
 
 
 class Ident(NamedTuple):
@@ -64,6 +78,7 @@ class DirState:
 
     __slots__ = (
         "dirs",
+        "environments",
         "files",
         "ident",
         "ignored",
@@ -83,7 +98,8 @@ class DirState:
         self.rule_texts: tuple[bytes, ...] = ()
         self.files: dict[bytes, Known] = {}
         self.dirs: dict[bytes, DirState] = {}
-        self.ignored: dict[bytes, bool] = {}  # name → is a directory
+        self.ignored: dict[bytes, _Kind] = {}
+        self.environments: dict[bytes, Ident] = {}
         self.problems: dict[bytes, str] = {}
         self.node: Node
 
@@ -110,6 +126,7 @@ class DirState:
         new = DirState(self.ident, self.mode, self.outer_level, self.level)
         new.rule_texts, new.files = self.rule_texts, self.files
         new.ignored, new.problems = self.ignored, self.problems
+        new.environments = self.environments
         return new
 
 
@@ -120,6 +137,26 @@ def _node(entries: dict[bytes, Entry], dirs: Mapping[bytes, DirState], old: Node
     return Node(entries, {name: state.node for name, state in dirs.items()})
 
 
+class _Kind(Enum):
+    """What a listing says of an entry, as far as the ignore rules care."""
+
+    OTHER = 0
+    DIR = 1
+    LINK = 2
+
+    @classmethod
+    def of(cls, entry: os.DirEntry[bytes]) -> _Kind:
+        if entry.is_dir(follow_symlinks=False):
+            return cls.DIR
+        return cls.LINK if entry.is_symlink() else cls.OTHER
+
+    @classmethod
+    def of_entry(cls, entry: Entry) -> _Kind:
+        if isinstance(entry, Dir):
+            return cls.DIR
+        return cls.LINK if isinstance(entry, Symlink) else cls.OTHER
+
+
 def is_dir_stat(found: os.stat_result) -> bool:
     return stat.S_ISDIR(found.st_mode)
 
@@ -127,9 +164,11 @@ def is_dir_stat(found: os.stat_result) -> bool:
 class Walk:
     """Looks at directories below one root. Collects the problems that were not known before."""
 
-    def __init__(self, prefix: bytes, saved: Saved) -> None:
+    def __init__(self, prefix: bytes, saved: Saved, *, limit_bytes: int | None = None) -> None:
+        """With `limit_bytes`, a look at a new directory, or at more to hash, raises TooMuch."""
         self.prefix = prefix  # the root, with "/" at the end
         self.saved = saved
+        self._left_bytes = limit_bytes
         self.new_problems: list[tuple[bytes, str]] = []
 
     def look(
@@ -142,19 +181,30 @@ class Walk:
         deep: bool,
         depth: int = 0,
     ) -> DirState:
-        """The directory `path` (b"", or ending in "/") as it is now. Raises OSError.
+        """The directory `path` (b"", or ending in "/") as it is now. Raises OSError, Environment.
 
         `at` is its stat. `deep`: every directory below it is looked at, too; otherwise only new
         ones are, and the mode of one that is known is taken from when it was looked at itself.
         """
         with os.scandir(self.prefix + path) as listing:
             found = sorted(listing, key=_NAME)
+        if path and _is_environment(found):
+            raise Environment(Ident.of(at))
         texts = self._rule_texts(path, found)
         level = _level(path, old, outer_level, texts)
         new = DirState(Ident.of(at), at.st_mode & 0o777, outer_level, level)
         new.rule_texts = texts
-        look = _Look(self, path, old, new, deep or old is None or level is not old.level, depth)
-        return look.at(found)
+        deep = deep or old is None or level is not old.level
+        if deep and self._left_bytes is not None:
+            raise TooMuch
+        return _Look(self, path, old, new, deep, depth).at(found)
+
+    def spend(self, size_bytes: int) -> None:
+        """Before so much is hashed. Raises TooMuch."""
+        if self._left_bytes is not None:
+            self._left_bytes -= size_bytes
+            if self._left_bytes < 0:
+                raise TooMuch
 
     def _rule_texts(self, path: bytes, found: list[os.DirEntry[bytes]]) -> tuple[bytes, ...]:
         names = {
@@ -170,6 +220,14 @@ class Walk:
     def problem(self, path: bytes, reason: str, *, known: bool) -> None:
         if not known:
             self.new_problems.append((path, reason))
+
+
+def _is_environment(found: list[os.DirEntry[bytes]]) -> bool:
+    return any(
+        (entry.name == _ENVIRONMENT_FILE and entry.is_file(follow_symlinks=False))
+        or (entry.name == _ENVIRONMENT_DIR and entry.is_dir(follow_symlinks=False))
+        for entry in found
+    )
 
 
 def _read_start(path: bytes) -> bytes:
@@ -190,6 +248,12 @@ def _level(path: bytes, old: DirState | None, outer: Level, texts: tuple[bytes, 
     return own.with_files(*texts)
 
 
+def _is_ignored(level: Level, name: bytes, kind: _Kind) -> bool:
+    if kind is _Kind.LINK:
+        return level.ignored_link(name)
+    return level.ignored(name, kind is _Kind.DIR)
+
+
 class _Look:
     """One look at one directory."""
 
@@ -206,6 +270,7 @@ class _Look:
         self._old_files = old.files if old is not None else {}
         self._old_dirs = old.dirs if old is not None else {}
         self._old_problems = old.problems if old is not None else {}
+        self._old_environments = old.environments if old is not None else {}
 
     def at(self, found: list[os.DirEntry[bytes]]) -> DirState:
         for entry in self._kept(self._carry_over(found)):
@@ -250,12 +315,12 @@ class _Look:
         kept_before = old.node.entries if old is not None and same_rules else {}
         ignored_before = old.ignored if old is not None and same_rules else {}
         for entry in found:
-            name, is_dir = entry.name, entry.is_dir(follow_symlinks=False)
+            name, kind = entry.name, _Kind.of(entry)
             was = kept_before.get(name)
-            if was is not None and isinstance(was, Dir) is is_dir:
+            if was is not None and _Kind.of_entry(was) is kind:
                 yield entry
-            elif ignored_before.get(name) is is_dir or new.level.ignored(name, is_dir):
-                new.ignored[name] = is_dir
+            elif ignored_before.get(name) is kind or _is_ignored(new.level, name, kind):
+                new.ignored[name] = kind
             else:
                 yield entry
 
@@ -271,7 +336,7 @@ class _Look:
                 or known.entry.mtime_ns != found.st_mtime_ns
                 or known.entry.size_bytes != found.st_size
             ):
-                known = self._known_by_cache(name, found) or self._read(name)
+                known = self._known_by_cache(name, found) or self._read(name, found)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -290,9 +355,10 @@ class _Look:
             File(found.st_mode & 0o777, size_bytes, mtime_ns, digest), ctime_ns, found.st_ino
         )
 
-    def _read(self, name: bytes) -> Known:
+    def _read(self, name: bytes, found: os.stat_result) -> Known:
         if len(self._path) + len(name) > MAX_PATH_BYTES:
             raise OSError(f"path is longer than {MAX_PATH_BYTES} bytes")
+        self._walk.spend(found.st_size)
         reading = read_digest(self._walk.prefix + self._path + name)
         entry = File(reading.mode, reading.size_bytes, reading.mtime_ns, reading.digest)
         return Known(entry, reading.ctime_ns, reading.inode if reading.certain else _NEVER)
@@ -301,6 +367,9 @@ class _Look:
         name = entry.name
         try:
             state = self._state_below(name, entry)
+        except Environment as environment:
+            self._new.environments[name] = environment.ident
+            return
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
@@ -314,6 +383,8 @@ class _Look:
         known = self._old_dirs.get(name)
         if known is not None and not self._deep and known.ident == Ident.of(found):
             return known  # a mount, which the listing names by what lies below it
+        if not self._deep and self._old_environments.get(name) == Ident.of(found):
+            raise Environment(Ident.of(found))
         if self._depth + 1 > MAX_DEPTH:
             raise OSError(f"deeper than {MAX_DEPTH} folders")
         path = self._path + name + b"/"

@@ -886,6 +886,7 @@ class RunSpec(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    CWD_FIELD_NUMBER: _builtins.int
     env_is_whole: _builtins.bool
     tty: _builtins.bool
     """a pseudo-terminal; stdout and stderr are then one stream"""
@@ -903,6 +904,8 @@ class RunSpec(_message.Message):
     """"train.py changed", "rerun", "exec" """
     owner: _builtins.str
     """the client session that asked for it"""
+    cwd: _builtins.bytes
+    """where to start, relative to the workspace; empty = there"""
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
@@ -934,10 +937,11 @@ class RunSpec(_message.Message):
         reason: _builtins.str = ...,
         outputs: _abc.Iterable[_builtins.str] | None = ...,
         owner: _builtins.str = ...,
+        cwd: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "columns", b"columns", "env", b"env", "env_is_whole", b"env_is_whole", "lease_s", b"lease_s", "outputs", b"outputs", "owner", b"owner", "preload", b"preload", "reason", b"reason", "rows", b"rows", "stdin", b"stdin", "stop_timeout_s", b"stop_timeout_s", "tty", b"tty", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "columns", b"columns", "cwd", b"cwd", "env", b"env", "env_is_whole", b"env_is_whole", "lease_s", b"lease_s", "outputs", b"outputs", "owner", b"owner", "preload", b"preload", "reason", b"reason", "rows", b"rows", "stdin", b"stdin", "stop_timeout_s", b"stop_timeout_s", "tty", b"tty", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1107,6 +1111,7 @@ class AttachOpen(_message.Message):
     LOSSLESS_FIELD_NUMBER: _builtins.int
     HOLDS_LEASE_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    STDIN_FIELD_NUMBER: _builtins.int
     WORKSPACE_NAME_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     run: _builtins.int
@@ -1121,6 +1126,8 @@ class AttachOpen(_message.Message):
     """keeps the run alive (RunSpec.lease_s)"""
     owner: _builtins.str
     """with run 0: only runs of this owner; empty = all"""
+    stdin: _builtins.bool
+    """Asks for the run's stdin, which one attachment at a time holds: a StdinAck is the first reply."""
     workspace_name: _builtins.str
     """with run 0: makes a workspace that is not there yet"""
     def __init__(
@@ -1133,11 +1140,12 @@ class AttachOpen(_message.Message):
         lossless: _builtins.bool = ...,
         holds_lease: _builtins.bool = ...,
         owner: _builtins.str = ...,
+        stdin: _builtins.bool = ...,
         workspace_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "from_record", b"from_record", "holds_lease", b"holds_lease", "lossless", b"lossless", "owner", b"owner", "run", b"run", "workspace_id", b"workspace_id", "workspace_name", b"workspace_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "from_record", b"from_record", "holds_lease", b"holds_lease", "lossless", b"lossless", "owner", b"owner", "run", b"run", "stdin", b"stdin", "workspace_id", b"workspace_id", "workspace_name", b"workspace_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1229,18 +1237,22 @@ class StdinAck(_message.Message):
 
     RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     received_bytes: _builtins.int
     closed: _builtins.bool
     """the program no longer reads"""
+    held: _builtins.bool
+    """by another attachment: what is sent on this one is dropped"""
     def __init__(
         self,
         *,
         received_bytes: _builtins.int = ...,
         closed: _builtins.bool = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "received_bytes", b"received_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "held", b"held", "received_bytes", b"received_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -121,6 +121,10 @@ class RunLog:
         self.grown.ring()
         self._room.ring()
 
+    @property
+    def is_read(self) -> bool:
+        return bool(self._readers)
+
     def reader_moved(self) -> None:
         self._room.ring()
 

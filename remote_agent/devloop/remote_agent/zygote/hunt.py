@@ -109,6 +109,6 @@ def _is_living(pid: int) -> bool:
 
 
 def _stat_fields(pid: str) -> List[str]:
-    """From `state` on; the command before it may hold blanks and brackets."""
-    with open("/proc/%s/stat" % pid) as file:  # noqa: PTH123
-        return file.read().rpartition(")")[2].split()
+    """From `state` on; the command before it may hold blanks, brackets and any byte."""
+    with open("/proc/%s/stat" % pid, "rb") as file:  # noqa: PTH123
+        return file.read().rpartition(b")")[2].decode("ascii").split()
