@@ -15,7 +15,6 @@ __all__ = [
     "Hasher",
     "digest_of",
     "digest_of_file",
-    "join_digests",
     "split_digests",
 ]
 
@@ -65,10 +64,6 @@ def digest_of_file(file: BinaryIO, *, chunk_bytes: int = 1 << 20) -> tuple[Diges
         hasher.update(chunk)
         size_bytes += len(chunk)
     return Digest(hasher.digest()), size_bytes
-
-
-def join_digests(digests: list[Digest]) -> bytes:
-    return b"".join(digests)
 
 
 def split_digests(data: bytes) -> Iterator[Digest]:

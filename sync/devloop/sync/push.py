@@ -18,6 +18,7 @@ from devloop.cafs.digest import Digest
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.tree import File, Node, diff_trees, walk_tree
 
+from .hashing import open_regular
 from .model import OnBusy
 from .upload import (
     Data,
@@ -197,8 +198,7 @@ class Pusher:
         """Raises OSError for what is not a regular file any more; never waits on a FIFO."""
         if (node := self._nodes.get(path)) is not None:
             return io.BytesIO(node)
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        return os.fdopen(os.open(os.path.join(os.fsencode(self.root), path), flags), "rb")
+        return os.fdopen(open_regular(os.path.join(os.fsencode(self.root), path)), "rb")
 
 
 def _new_blobs(old: Node, new: Node) -> Iterator[Outgoing]:
