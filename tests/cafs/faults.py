@@ -11,7 +11,7 @@ from devloop.cafs.packfile import RECORD_BYTES
 from devloop.cafs.store import disk_full
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from random import Random
 
@@ -40,11 +40,21 @@ class Passes:
     def put(self, digest: Digest, data: Buffer) -> None:
         self.inner.put(digest, data)
 
+    def put_small(self, blobs: Sequence[tuple[Digest, Buffer]]) -> None:
+        for digest, data in blobs:
+            self.put(digest, data)
+
     def writer(self, digest: Digest, size_bytes: int) -> BlobWriter:
         return self.inner.writer(digest, size_bytes)
 
     def copy_to(self, digest: Digest, target_fd: int) -> int:
         return self.inner.copy_to(digest, target_fd)
+
+    def lend(self, digest: Digest, directory_fd: int, name: bytes) -> int | None:
+        return self.inner.lend(digest, directory_fd, name)
+
+    def check(self, digest: Digest) -> bool:
+        return self.inner.check(digest)
 
     def read_range(self, digest: Digest, offset: int, size_bytes: int) -> bytes:
         return self.inner.read_range(digest, offset, size_bytes)

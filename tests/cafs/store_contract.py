@@ -60,6 +60,19 @@ class BlobStoreContract:
             store.put(digest_of(data), data)
         assert sorted(store) == sorted([digest_of(b"data"), digest_of(LARGE)])
 
+    def test_small_blobs_that_are_put_together_are_each_there(self, store: BlobStore) -> None:
+        store.put(digest_of(b"2"), b"2")
+        blobs = [bytes(view) for view in (b"1", b"2", b"", b"1", LARGE[:SMALL_BYTES])]
+        store.put_small([(digest_of(data), memoryview(data)) for data in blobs])
+        assert sorted(store) == sorted({digest_of(data) for data in blobs})
+        assert [store.get(digest_of(data)) for data in blobs] == blobs
+        store.put_small([])
+
+    def test_one_wrong_name_among_small_blobs_is_refused(self, store: BlobStore) -> None:
+        with pytest.raises(BlobMismatch):
+            store.put_small([(digest_of(b"1"), b"1"), (WRONG, b"2")])
+        assert WRONG not in list(store)
+
     def test_missing_keeps_the_order_and_names_each_once(self, store: BlobStore) -> None:
         a, b, c = (digest_of(data) for data in (b"a", b"b", b"c"))
         store.put(b, b"b")
@@ -93,6 +106,32 @@ class BlobStoreContract:
             with path.open("wb") as file:
                 assert store.copy_to(digest_of(data), file.fileno()) == len(data)
             assert path.read_bytes() == data
+
+    def test_lending_makes_the_blob_appear_once_and_keeps_it(
+        self, store: BlobStore, tmp_path: Path
+    ) -> None:
+        store.put(digest_of(LARGE), LARGE)
+        directory_fd = os.open(tmp_path, os.O_RDONLY)
+        lent = [store.lend(digest_of(LARGE), directory_fd, name) for name in (b"one", b"two")]
+        os.close(directory_fd)
+        assert lent in ([len(LARGE), None], [None, None])
+        assert (tmp_path / "one").exists() == (lent[0] is not None)
+        assert not (tmp_path / "two").exists()
+        assert store.get(digest_of(LARGE)) == LARGE
+        assert list(store) == [digest_of(LARGE)]
+
+    def test_an_absent_or_small_blob_is_not_lent(self, store: BlobStore, tmp_path: Path) -> None:
+        store.put(digest_of(b"small"), b"small")
+        directory_fd = os.open(tmp_path, os.O_RDONLY)
+        assert store.lend(WRONG, directory_fd, b"one") is None
+        assert store.lend(digest_of(b"small"), directory_fd, b"one") is None
+        os.close(directory_fd)
+
+    def test_a_check_tells_what_is_there(self, store: BlobStore) -> None:
+        for data in (LARGE[:9000], LARGE):
+            assert not store.check(digest_of(data))
+            store.put(digest_of(data), data)
+            assert store.check(digest_of(data))
 
     def test_a_committed_writer_stores_its_blob(self, store: BlobStore) -> None:
         for data in (LARGE[:size] for size in SIZES):

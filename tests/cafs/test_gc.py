@@ -112,6 +112,7 @@ blobs = st.lists(
         st.binary(min_size=32, max_size=32).map(Digest),
         st.integers(0, 10**6),
         st.integers(0, 100),
+        st.booleans(),
     ),
     unique_by=lambda blob: blob.digest,
 )
@@ -124,8 +125,9 @@ def test_what_goes_is_old_dead_and_no_more_than_needed(
     live = {blob.digest for blob in stored if data.draw(st.booleans())}
     limit, newest = data.draw(st.integers(0, 10**7)), data.draw(st.integers(0, 100))
     gone = list(expendable(stored, live, limit, newest))
-    kept = [blob for blob in stored if blob not in gone]
+    kept = [blob for blob in stored if blob not in gone and not blob.is_shared]
     assert all(blob.digest not in live and blob.put_ns <= newest for blob in gone)
+    assert not any(blob.is_shared for blob in gone)
     kept_bytes = sum(disk_bytes(blob.size_bytes) for blob in kept)
     if gone:
         assert kept_bytes + disk_bytes(gone[-1].size_bytes) > limit

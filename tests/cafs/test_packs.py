@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -269,13 +271,27 @@ def test_a_disk_that_runs_full_amid_an_append_leaves_the_pack_as_it_was(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(fd, data[: len(data) // 2], offset)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", half_then_full)
-        with pytest.raises(OSError, match="No space"):
-            packs.put(digest_of(b"x" * 999), b"x" * 999)
-    assert pack.read_bytes() == before
+    some = [(digest_of(data), data) for data in (b"x" * 999, b"y", *BLOBS.values())]
+    for put in (partial(packs.put, *some[0]), partial(packs.put_all, some)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", half_then_full)
+            with pytest.raises(OSError, match="No space"):
+                put()
+        calls = 0
+        assert pack.read_bytes() == before
+        assert set(packs) == set(BLOBS)
     packs.put(digest_of(b"x" * 999), b"x" * 999)
     assert packs.get(digest_of(b"x" * 999)) == b"x" * 999
+
+
+def test_many_put_at_once_are_as_if_put_one_by_one(packs: Packs) -> None:
+    put_all(packs, dict(list(BLOBS.items())[::2]))
+    packs.put_all([*BLOBS.items(), *BLOBS.items()])
+    assert holds(packs, BLOBS)
+    with contextlib.closing(Packs(packs.directory)) as again:
+        assert holds(again, BLOBS)
+    packs.sync()
+    assert holds(packs, BLOBS)
 
 
 PUTTING = """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from devloop.cafs import blobdir, packs, syscalls, wholefiles
+from devloop.cafs import packs, shelf, syscalls, wholefiles
 from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import (
     BlobCorrupt,
@@ -191,7 +191,7 @@ def test_a_healed_blob_is_not_removed_by_a_reader_that_saw_the_corrupt_one(
     flip_byte(disk, DIGEST)
     fd = os.open(disk.path_of(DIGEST), os.O_RDONLY)
     disk.put(DIGEST, DATA)
-    disk._files._drop_corrupt(DIGEST, fd, "")
+    disk._files._dir.drop_corrupt(DIGEST, fd)
     os.close(fd)
     assert disk.get(DIGEST) == DATA
 
@@ -266,7 +266,7 @@ def test_a_failed_sync_is_not_retried_and_its_blobs_are_missing(
     for digest, data in zip(digests, contents, strict=True):
         disk.put(digest, data)
     with monkeypatch.context() as patch:
-        for module in (blobdir, packs):
+        for module in (shelf, packs):
             patch.setattr(module, "flush_file", disk_error)
         patch.setattr(wholefiles, "sync_filesystem", disk_error)
         with pytest.raises(SyncFailed, match=f"{blobs} blobs"):
@@ -289,7 +289,7 @@ def test_verify_names_what_is_wrong_and_removes_corrupt_blobs(disk: DiskStore) -
     stray.touch()
     problems = {problem.path: problem.reason for problem in disk.verify()}
     assert problems == {
-        disk.path_of(DIGEST): "did not hash to its name; removed",
+        disk.path_of(DIGEST): "does not hash to its name; removed",
         pack: f"blob {digest_of(SMALL).short} is damaged; removed",
         stray: "is not a blob",
     }

@@ -50,6 +50,7 @@ def test_promise_02_a_power_cut_serves_no_wrong_byte_and_all_is_stored_again(
             _put(store, contents, durable)
             store.sync()
             _put(store, contents, unsynced)
+            _lend_some(store, unsynced, tmp_path, rng)
             places = [store.place_of(digest) for digest in unsynced]
         for digest, place in zip(unsynced, places, strict=True):
             _tear(place, contents[digest], rng)
@@ -83,7 +84,7 @@ def test_promise_02_a_disk_that_refuses_to_flush_is_reported_and_not_trusted(
 
     with DiskStore(tmp_path / "store") as store:
         store.put(digest_of(data), data)
-        for module in ("blobdir", "packs"):
+        for module in ("shelf", "packs"):
             monkeypatch.setattr(f"devloop.cafs.{module}.flush_file", fails_once)
         with pytest.raises(Exception, match="could not be made durable"):
             store.sync()
@@ -102,6 +103,14 @@ def _contents(rng: random.Random) -> list[bytes]:
 def _put(store: DiskStore, contents: dict[Digest, bytes], digests: Iterable[Digest]) -> None:
     for digest in digests:
         store.put(digest, contents[digest])
+
+
+def _lend_some(store: DiskStore, digests: list[Digest], files: Path, rng: random.Random) -> None:
+    directory_fd = os.open(files, os.O_RDONLY)
+    for digest in digests:
+        if rng.random() < 0.5 and store.lend(digest, directory_fd, digest.hex().encode()):
+            (files / digest.hex()).unlink()  # the workspace's file is torn just as well
+    os.close(directory_fd)
 
 
 def _tear(place: Place, data: bytes, rng: random.Random) -> None:

@@ -90,6 +90,29 @@ def test_promise_03_a_flipped_byte_is_found_never_served_and_healed(
     print(f"{tries} flips in a {kind}, read {read.__name__}: all found, all healed")
 
 
+@pytest.mark.promise(3)
+@pytest.mark.parametrize("read", [by_get, by_copy])
+def test_promise_03_a_flipped_byte_of_a_lent_file_is_found_never_served_and_healed(
+    read: Callable[[DiskStore, Digest, Path], None], tmp_path: Path
+) -> None:
+    """Whoever flipped it: the disk, or a run whose workspace has the file too."""
+    rng = random.Random(33)
+    digest, tries = digest_of(LARGE), max(1, FLIPS // 16)
+    directory_fd = os.open(tmp_path, os.O_RDONLY)
+    with DiskStore(tmp_path / "store") as store:
+        for number in range(tries):
+            store.put(digest, LARGE)
+            if store.lend(digest, directory_fd, b"%d" % number) is None:
+                continue  # a file system that clones
+            _flip(Place(tmp_path / str(number), 0, len(LARGE)), rng)
+            with pytest.raises(BlobCorrupt):
+                read(store, digest, tmp_path / "copy")
+            assert store.missing([digest]) == [digest]
+            assert (tmp_path / str(number)).stat().st_nlink == 1
+    os.close(directory_fd)
+    print(f"{tries} flips in a lent file, read {read.__name__}: all found, all healed")
+
+
 def _flip(place: Place, rng: random.Random) -> None:
     place.path.chmod(0o600)
     with place.path.open("r+b") as file:

@@ -1,10 +1,11 @@
-"""The directory that holds a blob store: names, temporary files, renames. Never hashes.
+"""The directory that holds a blob store: names, temporary files, renames.
 
 Layout, version 2
     ROOT/version                "devloop blob store 2\\n"
     ROOT/blobs/ab/cdef…         one whole blob a file, mode 0444; "ab" + "cdef…" is the digest in
                                 hex, mtime is when the blob was last put
     ROOT/blobs/ab/.tmp-…        a blob being written, or left by a process that was killed
+    ROOT/lent/abcdef…           a blob whose file a workspace has, or had, too; see `lent`
     ROOT/packs/…                blobs of up to 64 KiB, see `packfile`
 Version 1 had no packs: small blobs were whole files too. Such a store is taken over as it is, its
 files are read where they are, and only the version file changes, so that an older devloop, which
@@ -22,90 +23,38 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from .digest import Digest
-from .errors import BlobMissing, StoreFull, StoreUnusable
-from .syscalls import flush_file, rename_exclusive
+from .errors import StoreFull, StoreUnusable
+from .shelf import Buffer, Shelf, write_all
+from .syscalls import rename_exclusive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["BlobDir", "Buffer", "disk_full", "free_bytes", "write_all"]
-
-Buffer = bytes | bytearray | memoryview
+__all__ = ["BlobDir", "Buffer", "digest_of_name", "disk_full", "free_bytes", "write_all"]
 
 VERSION = b"devloop blob store 2\n"
 _OLDER_VERSIONS = (b"devloop blob store 1\n",)
 _TEMP_PREFIX = ".tmp-"
 _PARENTS = tuple(f"{number:02x}" for number in range(256))
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class BlobDir:
+class BlobDir(Shelf):
     def __init__(self, root: Path) -> None:
-        """Makes the directory unless it is there. Raises StoreUnusable."""
+        """Makes the store's directories unless they are there. Raises StoreUnusable."""
         self.root = root
         try:
             _ensure_layout(root)
-            self.fd = os.open(root / "blobs", os.O_RDONLY | os.O_DIRECTORY)
+            super().__init__(root / "blobs")
         except OSError as error:
             raise StoreUnusable(f"cannot use {root} as a blob store: {error.strerror}") from error
         self._temp_prefix = f"{_TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-"
         self._temp_numbers = count()
 
-    def close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def path_of(self, digest: Digest) -> Path:
-        return self.root / "blobs" / _name(digest)
-
-    # ------------------------------------------------------------------ blobs
-
-    def has(self, digest: Digest) -> bool:
-        return os.access(_name(digest), os.F_OK, dir_fd=self.fd)
-
-    def lstat(self, digest: Digest) -> os.stat_result:
-        try:
-            return os.stat(_name(digest), dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            raise BlobMissing(digest) from None
-
-    def open(self, digest: Digest) -> int:
-        try:
-            return os.open(_name(digest), _READ, dir_fd=self.fd)
-        except FileNotFoundError:
-            raise BlobMissing(digest) from None
-
-    def delete(self, digest: Digest) -> None:
-        self.unlink(_name(digest))
-
-    def unlink_open(self, digest: Digest, fd: int) -> None:
-        """Removes the file that `fd` has open, unless the name now belongs to another one."""
-        try:
-            if os.path.samestat(self.lstat(digest), os.fstat(fd)):
-                self.delete(digest)
-        except BlobMissing:
-            pass
-
-    def flush(self, digests: Iterable[Digest]) -> None:
-        """fsync of each file, then of the directories that hold them."""
-        names = [_name(digest) for digest in digests]
-        for name in names:
-            self._flush(name)
-        for parent in {name[:2] for name in names}:
-            self._flush(parent)
-
-    def _flush(self, name: str) -> None:
-        try:
-            fd = os.open(name, _READ, dir_fd=self.fd)
-        except FileNotFoundError:
-            return  # deleted since: nothing to keep
-        try:
-            flush_file(fd)
-        finally:
-            os.close(fd)
+    def name_of(self, digest: Digest) -> str:
+        text = digest.hex()
+        return f"{text[:2]}/{text[2:]}"
 
     # ------------------------------------------------------------------ temporary files
 
@@ -126,19 +75,15 @@ class BlobDir:
     def publish(self, temp: str, digest: Digest) -> bool:
         """Renames `temp` to the blob's name. False, and nothing done, when that is taken."""
         try:
-            rename_exclusive(temp, _name(digest), self.fd)
+            rename_exclusive(temp, self.name_of(digest), self.fd)
         except FileExistsError:
             return False
         return True
 
-    def replace(self, temp: str, digest: Digest) -> None:
-        os.replace(temp, _name(digest), src_dir_fd=self.fd, dst_dir_fd=self.fd)
-
-    def unlink(self, name: str) -> None:
-        try:
-            os.unlink(name, dir_fd=self.fd)
-        except FileNotFoundError:
-            pass
+    def replace(self, temp: str, digest: Digest) -> bool:
+        """Renames `temp` to the blob's name, whoever had it. Always True."""
+        os.replace(temp, self.name_of(digest), src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        return True
 
     def remove_temporaries(self, older_than_s: float) -> int:
         newest = time.time() - older_than_s
@@ -159,22 +104,13 @@ class BlobDir:
         """Every file below `blobs` but the temporary ones; None for a name that is no digest."""
         for parent, name in self._names():
             if not _is_temp(name):
-                yield f"{parent}/{name}", _digest_of_name(parent + name)
+                yield f"{parent}/{name}", digest_of_name(parent + name)
 
     def _names(self) -> Iterator[tuple[str, str]]:
         blobs = f"{self.root}/blobs/"
         for parent in _PARENTS:
             for name in os.listdir(blobs + parent):
                 yield parent, name
-
-
-def write_all(fd: int, data: Buffer) -> None:
-    written = os.write(fd, data)
-    if written == len(data):
-        return
-    with memoryview(data) as view:
-        while written < len(view):
-            written += os.write(fd, view[written:])
 
 
 def free_bytes(path: Path) -> int:
@@ -195,6 +131,7 @@ def _ensure_layout(root: Path) -> None:
     blobs = root / "blobs"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     _ensure_version(root)
+    (root / "lent").mkdir(mode=0o700, exist_ok=True)
     blobs.mkdir(mode=0o700, exist_ok=True)
     for parent in sorted(set(_PARENTS).difference(os.listdir(blobs))):
         (blobs / parent).mkdir(mode=0o700, exist_ok=True)
@@ -216,12 +153,8 @@ def _ensure_version(root: Path) -> None:
     temp.replace(path)
 
 
-def _name(digest: Digest) -> str:
-    text = digest.hex()
-    return f"{text[:2]}/{text[2:]}"
-
-
-def _digest_of_name(text: str) -> Digest | None:
+def digest_of_name(text: str) -> Digest | None:
+    """The digest of which `text` is the hex form; None when it is none."""
     try:
         digest = Digest.fromhex(text)
     except ValueError:

@@ -18,6 +18,7 @@ from .errors import DevloopError
 
 __all__ = [
     "DirectoryUnusable",
+    "bridge_socket_path",
     "cache_dir",
     "ensure_own",
     "ensure_private",
@@ -57,6 +58,11 @@ def runtime_dir() -> Path:
 
 def socket_path() -> Path:
     return runtime_dir() / "agent.sock"
+
+
+def bridge_socket_path(socket: Path) -> Path:
+    """Where the same agent answers those who come over a link."""
+    return socket.with_name("bridge.sock")
 
 
 def ensure_private(directory: Path) -> None:

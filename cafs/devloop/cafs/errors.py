@@ -77,6 +77,7 @@ class BlobCorrupt(StoreError):
         super().__init__(f"blob {digest.short} at {path} {reason}")
         self.path = path
         self.digest = digest
+        self.reason = reason
 
 
 class BlobMismatch(StoreError):

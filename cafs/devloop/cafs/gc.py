@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Collected", "collect", "disk_bytes", "expendable", "reachable"]
 
 _BLOCK_BYTES = 4096
+_WRITER_S = 3600.0
 
 
 class Collected(NamedTuple):
@@ -71,8 +72,8 @@ def expendable(
     stored: Iterable[Stored], live: Container[Digest], limit_bytes: int, newest_ns: int
 ) -> Iterator[Stored]:
     """The blobs to delete, oldest first, so that all take at most `limit_bytes`; fewer when the
-    rest is live or was put after `newest_ns`."""
-    blobs = sorted(stored, key=lambda blob: blob.put_ns)
+    rest is live or was put after `newest_ns`. One that a workspace shares takes nothing."""
+    blobs = sorted((b for b in stored if not b.is_shared), key=lambda blob: blob.put_ns)
     excess_bytes = sum(disk_bytes(blob.size_bytes) for blob in blobs) - limit_bytes
     for blob in blobs:
         if excess_bytes <= 0 or blob.put_ns > newest_ns:
@@ -88,11 +89,12 @@ def collect(
     """Deletes blobs that are not live until the store takes at most `limit_bytes`, and a third
     more where deleted small ones lie between others.
 
-    `grace_s` protects what an upload has stored and no tree names yet, and temporary files.
+    `grace_s` protects what an upload has stored and no tree names yet. Temporary files are always
+    given an hour: their writers could not go on without them.
     """
-    store.remove_temporaries(grace_s)
+    store.remove_temporaries(max(grace_s, _WRITER_S))
     newest_ns = time.time_ns() - int(grace_s * 1e9)
-    stored = list(store.stored())
+    stored = [blob for blob in store.stored() if not blob.is_shared]
     removed = [
         blob
         for blob in expendable(stored, live, limit_bytes, newest_ns)

@@ -24,7 +24,7 @@ from .packfile import PACK_BYTES, RECORD_BYTES, Pack
 from .syscalls import flush_file
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from pathlib import Path
 
     from .blobdir import Buffer
@@ -177,6 +177,25 @@ class Packs:
                     self._packs[at >> _ROW_BITS].kill(at & _ROW_MASK)
             else:  # it was good, or another thread has put it meanwhile
                 self._refresh(digest, now)
+
+    def put_all(self, blobs: Iterable[tuple[Digest, Buffer]]) -> None:
+        """As `put` of each, with one write for those that are new. Raises OSError, and then none
+        of those is there."""
+        new: dict[Digest, Buffer] = {}
+        for digest, data in blobs:
+            if digest in self._at:
+                self.put(digest, data)
+            else:
+                new[digest] = data
+        if not new:
+            return
+        with self._lock:
+            # Another thread may have put one meanwhile: then the later record counts.
+            pack = self._pack_to_append()
+            first = _at(pack, pack.append_all(new.items(), time.time_ns()))
+            self._at.update(zip(new, range(first, first + len(new)), strict=True))
+            self._unsynced += new
+            self._touched.add(pack.number)
 
     def _holds(self, digest: Digest, data: Buffer) -> bool:
         found = self._find(digest)

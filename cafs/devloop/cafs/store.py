@@ -7,17 +7,17 @@ asks for them, and which are still wanted (`gc` decides that). `blobdir` documen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .blobdir import Buffer, disk_full, write_all
 from .digest import Digest, Hasher
-from .errors import BlobMismatch, BlobMissing, StoreUnusable
+from .errors import BlobCorrupt, BlobMismatch, BlobMissing, StoreUnusable
 from .packfile import MAX_BLOB_BYTES
 from .packs import Packs, Place
-from .wholefiles import WholeFiles
+from .wholefiles import Stored, WholeFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -67,6 +67,10 @@ class BlobStore(Protocol):
     def put(self, digest: Digest, data: Buffer, /) -> None:
         """Stores `data`. Replaces a stored blob that is corrupt, and leaves a good one alone."""
 
+    def put_small(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> None:
+        """As `put` of each, all of at most SMALL_BYTES, at the price of one write. When it raises
+        StoreFull, those that were not there before still are not."""
+
     def writer(self, digest: Digest, size_bytes: int, /) -> BlobWriter:
         """For a blob that is too large to hold in memory."""
 
@@ -75,6 +79,18 @@ class BlobStore(Protocol):
 
         Returns its size.
         """
+
+    def lend(self, digest: Digest, directory_fd: int, name: bytes, /) -> int | None:
+        """Makes the blob's own file appear in a directory too: it need not be written twice.
+
+        Returns its size. None, and nothing done, where that is not possible or no gain: `copy_to`
+        does it then. The new name's mode and times are the caller's to set, and from now on whoever
+        has it may write to it: the blob is then missing, as a corrupt one is. Raises
+        FileExistsError when the name is taken.
+        """
+
+    def check(self, digest: Digest, /) -> bool:
+        """Hashes what is stored. False when it is not there, or not (any more) what was put."""
 
     def read_range(self, digest: Digest, offset: int, size_bytes: int, /) -> bytes:
         """Part of a blob, shorter at its end. NOT verified: the result must be checked otherwise,
@@ -94,19 +110,11 @@ class BlobStore(Protocol):
     def __iter__(self) -> Iterator[Digest]: ...
 
 
-class Stored(NamedTuple):
-    """A blob as its directory entry shows it, contents unseen."""
-
-    digest: Digest
-    size_bytes: int
-    put_ns: int  # Unix time of the last put
-
-
 class DiskStore:
     """A `BlobStore` in one directory, for one process at a time, and many threads.
 
-    Several processes do each other no harm; they see each other's small blobs once they open the
-    store again, and until then take them for missing.
+    Several processes do each other no harm; they see each other's small and lent blobs once they
+    open the store again, and until then take them for missing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -140,7 +148,7 @@ class DiskStore:
         place = self._packs.place_of(digest)
         if place is not None:
             return place
-        return Place(self._files.path_of(digest), 0, self._files.status(digest).st_size)
+        return Place(self._files.path_of(digest), 0, self._files.look_at(digest).size_bytes)
 
     def has(self, digest: Digest) -> bool:
         return digest in self._packs or self._files.has(digest)
@@ -162,13 +170,22 @@ class DiskStore:
         write_all(target_fd, data)
         return len(data)
 
+    def lend(self, digest: Digest, directory_fd: int, name: bytes) -> int | None:
+        return None if digest in self._packs else self._files.lend(digest, directory_fd, name)
+
+    def check(self, digest: Digest) -> bool:
+        try:
+            return self._packs.get(digest) is not None or self._files.check(digest)
+        except BlobCorrupt:
+            return False
+
     def read_range(self, digest: Digest, offset: int, size_bytes: int) -> bytes:
         data = self._packs.read_range(digest, offset, size_bytes)
         return self._files.read_range(digest, offset, size_bytes) if data is None else data
 
     def size_bytes(self, digest: Digest) -> int:
         place = self._packs.place_of(digest)
-        return place.size_bytes if place is not None else self._files.status(digest).st_size
+        return place.size_bytes if place is not None else self._files.look_at(digest).size_bytes
 
     # ------------------------------------------------------------------ writing
 
@@ -179,6 +196,18 @@ class DiskStore:
             (self._packs if len(data) <= SMALL_BYTES else self._files).put(digest, data)
         except OSError as error:
             raise disk_full(error, self.root, len(data)) or error from error
+
+    def put_small(self, blobs: Sequence[tuple[Digest, Buffer]]) -> None:
+        for digest, data in blobs:
+            if len(data) > SMALL_BYTES:
+                raise BlobMismatch(digest, f"({len(data):,} bytes) are no small blob")
+            if Hasher(data).digest() != digest:
+                raise BlobMismatch(digest, f"({len(data):,} bytes) hash to something else")
+        try:
+            self._packs.put_all(blobs)
+        except OSError as error:
+            need_bytes = sum(len(data) for _, data in blobs)
+            raise disk_full(error, self.root, need_bytes) or error from error
 
     def writer(self, digest: Digest, size_bytes: int) -> BlobWriter:
         if size_bytes <= SMALL_BYTES:
@@ -195,7 +224,7 @@ class DiskStore:
         if digest in self._packs:
             return self._packs.delete_unless_newer(digest, newest_ns)
         try:
-            if self._files.status(digest).st_mtime_ns > newest_ns:
+            if self._files.look_at(digest).put_ns > newest_ns:
                 return False
         except BlobMissing:
             return False
@@ -225,8 +254,7 @@ class DiskStore:
         place, put_ns = self._packs.place_of(digest), self._packs.put_ns(digest)
         if place is not None and put_ns is not None:
             return Stored(digest, place.size_bytes, put_ns)
-        status = self._files.status(digest)
-        return Stored(digest, status.st_size, status.st_mtime_ns)
+        return self._files.look_at(digest)
 
     def verify(self) -> Iterator[Problem]:
         """Hashes every blob. Yields what is wrong; corrupt blobs are removed as they are found."""
