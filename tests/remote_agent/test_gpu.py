@@ -64,7 +64,8 @@ def gpu_processes() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if "devloop.remote_agent.nvml" in child.cmdline()
+        if child.status() != psutil.STATUS_ZOMBIE
+        and "devloop.remote_agent.nvml" in child.cmdline()
     ]
 
 

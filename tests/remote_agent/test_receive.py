@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from typing import TYPE_CHECKING
 
@@ -219,6 +220,66 @@ def test_parts_out_of_order_are_refused(store: DiskStore) -> None:
     refused(store, end, error=InvalidUpload)
     refused(store, begin(1), begin(1), error=InvalidUpload)
     refused(store, begin(1), small(digest_of(b"1"), b"1"), error=InvalidUpload)
+
+
+# ---------------------------------------------------------------- files of this machine
+
+
+def file_range(path: Path | bytes, offset: int, size_bytes: int) -> Step:
+    return lambda receiver: receiver.segment_file(bytes(path), offset, size_bytes)
+
+
+def test_a_file_that_is_named_is_read_here(store: DiskStore, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(BASE)
+    blob = digest_of(BASE)
+    with Receiver(store) as receiver:
+        receiver.begin_large(blob, len(BASE))
+        receiver.segment_file(bytes(path), 0, MIB + 5)
+        receiver.segment_file(bytes(path), MIB + 5, len(BASE) - MIB - 5)
+        receiver.end_large()
+    assert store.get(blob) == BASE
+    assert (receiver.blobs, receiver.stored_bytes) == (1, len(BASE))
+
+
+def test_a_file_that_is_not_what_the_sender_saw_is_no_error_and_not_stored(
+    store: DiskStore, tmp_path: Path
+) -> None:
+    changed, short, fifo, link = (tmp_path / n for n in ("changed", "short", "fifo", "link"))
+    changed.write_bytes(b"x" * len(BASE))
+    short.write_bytes(BASE[:-1])
+    os.mkfifo(fifo)
+    link.symlink_to(changed)
+    places = [changed, short, fifo, link, tmp_path, tmp_path / "gone"]
+    for path in [*map(bytes, places), b"/nul\0", b"/" * 5000]:
+        with Receiver(store) as receiver:
+            receiver.begin_large(digest_of(BASE), len(BASE))
+            receiver.segment_file(path, 0, MIB)
+            receiver.segment_data(BASE[MIB : MIB + 9], zstd=False)
+            receiver.segment_file(path, MIB + 9, len(BASE) - MIB - 9)
+            receiver.end_large()
+            receiver.small(digest_of(b"next"), b"next", zstd=False)
+        assert receiver.blobs == 1
+    assert list(store) == [digest_of(b"next")]
+    assert files_in(store) == []
+
+
+def test_an_offset_that_no_file_has_is_no_error(store: DiskStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"123")
+    for offset in (3, 1 << 62, (1 << 64) - 1):
+        upload(store, begin(3), file_range(tmp_path / "file", offset, 3), end)
+    assert list(store) == []
+
+
+def test_a_file_is_never_read_beyond_the_blob(store: DiskStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    refused(store, begin(3), file_range(tmp_path / "file", 0, 4), error=InvalidUpload)
+    refused(store, begin(3), file_range(tmp_path / "file", 0, 0), error=InvalidUpload)
+
+
+def test_a_file_without_an_absolute_path_is_refused(store: DiskStore) -> None:
+    for path in (b"", b"file", b"../file"):
+        refused(store, begin(3), file_range(path, 0, 3), error=InvalidUpload)
 
 
 # ---------------------------------------------------------------- what is broken off

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +92,7 @@ def send(store: DiskStore, index: ChunkIndex, base: Digest, data: bytes, compres
     ranges: list[CopyRange] = []
     for question in questions(chunks):
         ranges += index.find(base, question) or []
-    recipe = make_recipe(base, chunks, ranges)
+    recipe = make_recipe(base, chunks, ranges) if len(ranges) == len(chunks) else None
     recipes = {blob.digest: recipe} if recipe is not None else {}
     with Receiver(store, index) as receiver:
         feed(receiver, upload.frames([blob], recipes))
@@ -219,16 +220,38 @@ def test_versions_that_follow_each_other_are_cut_by_the_agent_only_once(
             assert learned == ChunkIndex(store).find(base, wanted)
 
 
-def test_a_base_that_rots_between_question_and_upload_fails_the_upload(store: DiskStore) -> None:
+@pytest.mark.parametrize("cut", [None, 3 * MIB], ids=["changed", "cut short"])
+def test_a_base_that_changes_between_question_and_upload_is_dropped_with_what_it_spoiled(
+    store: DiskStore, tmp_path: Path, cut: int | None
+) -> None:
+    """As by a run that writes to a file of its workspace. Then the blob is sent whole."""
     base = put(store, OLD)
+    directory_fd = os.open(tmp_path, os.O_RDONLY)
+    assert store.lend(base, directory_fd, b"model.bin") == len(OLD)
+    os.close(directory_fd)
     index = ChunkIndex(store)
     index.find(base, [])
-    path = store.path_of(base)
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.write(b"flipped")
-    with pytest.raises(BlobMismatch):
-        send(store, index, base, OLD + b"appended", compress=False)
+    lent = tmp_path / "model.bin"
+    lent.chmod(0o644)
+    with lent.open("r+b") as file:
+        file.write(b"by a run")
+        file.truncate(cut)
+    data = OLD + b"appended"
+    assert send(store, index, base, data, compress=False) < len(data)
+    assert store.missing([base, digest_of(data)]) == [base, digest_of(data)]
+    assert send(store, index, base, data, compress=False) == len(data)
+    assert store.get(digest_of(data)) == data
+    assert lent.read_bytes().startswith(b"by a run")
+
+
+def test_a_sender_cannot_blame_a_good_base(store: DiskStore) -> None:
+    base = put(store, OLD)
+    with Receiver(store) as receiver:
+        receiver.begin_large(digest_of(b"another"), 2 * MIB, base)
+        receiver.segment_copy(0, 2 * MIB)
+        with pytest.raises(BlobMismatch):
+            receiver.end_large()
+        receiver.abandon_large()
     assert list(store) == [base]
 
 

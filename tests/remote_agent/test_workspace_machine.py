@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from devloop.cafs.store import DiskStore
 from devloop.remote_agent.workspace import Workspace
 
-from .trees import ADir, AFile, Flat, Thing, flat, look, make_tree, projects
+from .trees import ADir, AFile, Flat, Thing, flat, look, make_tree, projects, send_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,6 +71,8 @@ class Box:
 
     def follow(self, project: dict[bytes, Thing], *, repair: bool = False) -> Applied:
         target = make_tree(self.store, project).digest
+        if len(flat(project)) % 2:
+            send_ahead(self.workspace, project)
         staged = self.workspace.stage(target, repair=repair)
         assert staged.missing == []
         applied = self.workspace.apply(staged)

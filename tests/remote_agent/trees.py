@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from hypothesis import strategies as st
 
 from devloop.cafs.digest import digest_of
-from devloop.cafs.tree import Dir, Entry, File, Node, Symlink
+from devloop.cafs.tree import Dir, Entry, File, Node, Symlink, encode_node
+from devloop.remote_agent.receive import MAX_PIECE_BYTES, Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from devloop.cafs.store import BlobStore
+    from devloop.remote_agent.ahead import Ahead
+    from devloop.remote_agent.workspace import Workspace
 
 MTIME_NS = 1_600_000_000_123_456_789
 
@@ -100,6 +103,38 @@ def _look_at(fd: int, prefix: bytes) -> Flat:
         finally:
             os.close(below)
     return found
+
+
+def send(receiver: Receiver, folder: bytes, files: Mapping[bytes, AFile]) -> None:
+    entries = {
+        name: File(file.mode, len(file.data), file.mtime_ns, digest_of(file.data))
+        for name, file in files.items()
+    }
+    data = b"".join(files[name].data for name in sorted(files))
+    receiver.files(folder, encode_node(entries), data, zstd=False)
+
+
+def send_all(receiver: Receiver, project: Mapping[bytes, Thing], folder: bytes = b"") -> None:
+    files = {
+        name: thing
+        for name, thing in project.items()
+        if isinstance(thing, AFile) and len(thing.data) <= MAX_PIECE_BYTES
+    }
+    if files:
+        send(receiver, folder, files)
+    for name, thing in project.items():
+        if isinstance(thing, ADir):
+            send_all(receiver, thing.entries, folder + b"/" + name if folder else name)
+
+
+def send_ahead(workspace: Workspace, project: Mapping[bytes, Thing]) -> Ahead:
+    ahead = workspace.begin_ahead()
+    assert ahead is not None
+    with Receiver(workspace._store) as receiver:
+        receiver.ahead = ahead
+        send_all(receiver, project)
+    workspace.end_ahead(ahead)
+    return ahead
 
 
 # Few names, so that paths meet again as another kind of thing; "a-b" sorts between "a" and "a/".

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import re
 import time
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from devloop.cafs.gc import collect, reachable
 from devloop.cafs.store import DiskStore
 
 from .chunk_index import ChunkIndex
+from .cleaning import delete_removed, read_origin, store_bytes
+from .gpu_choice import Busy
+from .gpu_desk import GpuDesk
 from .metrics import Metrics
 from .runs import Runs
 from .spawn import Spawner
@@ -25,33 +29,41 @@ from .tasks import Tasks
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
 
     from devloop.cafs.digest import Digest
 
+    from .ahead import Ahead
+    from .gpu_desk import GpuHold
     from .runs import Run, RunSpec
     from .workspace import Applied, Staged
 
-__all__ = ["Agent", "Applying", "OnBusy", "Project", "Timings"]
+__all__ = ["Agent", "Applying", "OnBusy", "Project", "Timings", "undisturbed"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 WORKSPACE_ID = re.compile(r"[a-z0-9-]{1,64}")
-STORE_LIMIT_BYTES = 50 << 30
+STORE_LIMIT_BYTES = 50 * 10**9
 # A transition this small is faster than the two threads that would carry it out: 0.3 ms each.
 FEW_BLOBS = 16
 FEW_CHANGES = 16
 COLLECT_PERIOD_S = 3600.0
 FLUSH_DELAY_S = 2.0
+AHEAD_KEPT_S = 60.0
+COLLECT_AFTER_OBJECTS = 50_000
 
 
 class InvalidRequest(DevloopError):
     """A client asked for something that the protocol does not allow."""
 
     hint = "client and agent may be of different versions: `devloop down`, then try again"
+
+
+class NoSuchWorkspace(InvalidRequest):
+    """Nothing of that project has run here yet, or its workspace was removed."""
 
 
 class StillRunning(DevloopError):
@@ -78,10 +90,11 @@ class Timings:
 
 @dataclass(slots=True)
 class Applying:
-    """What came of an apply. With `missing` or `busy`, nothing was changed."""
+    """What came of an apply. With `missing`, `busy` or `gpus_busy`, nothing was changed."""
 
     missing: list[Digest] = field(default_factory=list)
     busy: list[int] = field(default_factory=list)
+    gpus_busy: tuple[str, ...] = ()  # who has the GPUs that the run could have, a line each
     applied: Applied | None = None
     run: Run | None = None
     timings: Timings = field(default_factory=Timings)
@@ -95,17 +108,22 @@ class Project:
         self.runs = runs
         self.lock = asyncio.Lock()
         self.local_root: bytes | None = None
+        self.origin = b""  # the project's path on the client's machine, as far as it is known
+        self.followers = 0  # clients that wait for runs to come: each is an open `up`
+        self.is_staging_ahead = False
 
 
 class Agent:
     """Everything one user's agent holds. Use as an async context manager."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, store_limit_bytes: int = STORE_LIMIT_BYTES) -> None:
         self.state_dir = state_dir
+        self.store_limit_bytes = store_limit_bytes
         self.store = DiskStore(state_dir / "store")
         self.chunks = ChunkIndex(self.store)
         self.spawner = Spawner(state_dir / "zygotes")
         self.metrics = Metrics(state_dir)
+        self.gpus = GpuDesk()
         self.tasks = Tasks()
         self._projects: dict[str, Project] = {}
         self._unflushed = asyncio.Event()
@@ -118,8 +136,12 @@ class Agent:
         for directory in self._workspaces_dir.iterdir():
             if WORKSPACE_ID.fullmatch(directory.name):
                 self._open_again(directory.name)
+        self.tasks.spawn(asyncio.to_thread(delete_removed, self._workspaces_dir), "removal")
         self.tasks.spawn(self._collect_garbage(), "garbage collection")
         self.tasks.spawn(self._flush_store(), "flush of the store")
+        # Trees are many objects and no cycles: with the usual 700, a first sync is looked through
+        # a hundred times while it is built.
+        gc.set_threshold(COLLECT_AFTER_OBJECTS)
         gc.freeze()  # modules and workspaces stay: no collection amid a save goes through them
         return self
 
@@ -129,6 +151,7 @@ class Agent:
         )
         await self.tasks.close()
         await self.spawner.close()
+        await self.gpus.close()
         self.store.close()
 
     # -- projects
@@ -143,7 +166,7 @@ class Agent:
             if not WORKSPACE_ID.fullmatch(workspace_id):
                 raise InvalidRequest(f"not a workspace id: {workspace_id!r}")
             if name is None:
-                raise InvalidRequest(
+                raise NoSuchWorkspace(
                     f"there is no workspace {workspace_id}",
                     hint="nothing of this project has run here yet; `devloop exec` starts it",
                 )
@@ -154,8 +177,9 @@ class Agent:
         directory = self._workspaces_dir / workspace_id
         workspace = Workspace(directory, self.store, name)
         runs = Runs(workspace.runs_dir, self.spawner, self.tasks, workspace_id)
-        self._projects[workspace_id] = Project(workspace, runs)
-        return self._projects[workspace_id]
+        project = self._projects[workspace_id] = Project(workspace, runs)
+        project.origin = read_origin(directory)
+        return project
 
     def _open_again(self, workspace_id: str) -> None:
         """One broken workspace must not keep the others: who asks for it is told."""
@@ -164,10 +188,61 @@ class Agent:
         except DevloopError as error:
             logger.warning("%s: %s", workspace_id, error)
 
+    def forget(self, project: Project) -> Path:
+        """Its workspace's directory, which is the caller's from now on."""
+        del self._projects[project.workspace.id]
+        return self.directory_of(project)
+
+    def directory_of(self, project: Project) -> Path:
+        return self._workspaces_dir / project.workspace.id
+
     def live_runs(self) -> list[Run]:
         return [run for project in self.projects() for run in project.runs.live()]
 
+    def runs_by_pid(self) -> dict[int, tuple[str, int]]:
+        """For every live process of a run: its workspace's id and its number."""
+        return {
+            pid: (project.workspace.id, run.number)
+            for project in self.projects()
+            for run in project.runs.live()
+            if run.process is not None
+            for pid in run.process.pids()
+        }
+
     # -- transitions
+
+    @contextlib.asynccontextmanager
+    async def staging_ahead(self, project: Project) -> AsyncIterator[Ahead | None]:
+        """Where an upload may write its files; the next transition takes them over.
+
+        None when another upload of the project does so. An upload that fails leaves nothing.
+        """
+        if project.is_staging_ahead:
+            yield None
+            return
+        project.is_staging_ahead = True
+        ahead: Ahead | None = None
+        try:
+            async with project.lock:
+                await undisturbed(asyncio.to_thread(project.workspace.drop_ahead))
+                ahead = project.workspace.begin_ahead()
+            yield ahead
+            if ahead is not None:
+                async with project.lock:
+                    project.workspace.end_ahead(ahead)
+                self.tasks.spawn(self._drop_ahead(project, ahead), "files sent ahead")
+        except BaseException:
+            if ahead is not None:
+                await undisturbed(asyncio.to_thread(ahead.discard))
+            raise
+        finally:
+            project.is_staging_ahead = False
+
+    async def _drop_ahead(self, project: Project, ahead: Ahead) -> None:
+        """Its client was killed, or had to change its mind."""
+        await asyncio.sleep(AHEAD_KEPT_S)
+        async with project.lock:
+            await undisturbed(asyncio.to_thread(project.workspace.drop_ahead, ahead))
 
     async def apply(
         self,
@@ -184,16 +259,37 @@ class Agent:
 
         Everything is staged before the caller's own `stop_runs` are ended, and nothing is changed
         while a run pinned to another tree is live. `is_small`: a save or two.
-        Raises StoreFull, TreeInvalid, StillRunning.
+        Raises StoreFull, TreeInvalid, StillRunning, and what GpuDesk.acquire raises.
         """
+        small = is_small and not repair
         while True:
-            async with project.lock:
-                result = await self._apply_locked(
-                    project, target, spec, stop_runs, on_busy, repair, is_small and not repair
-                )
+            hold = await self._acquire_gpus(project, spec, stop_runs)
+            if isinstance(hold, Busy):
+                if on_busy is not OnBusy.WAIT:
+                    return Applying(gpus_busy=hold.lines)
+                await self.gpus.until_changed()
+                continue
+            try:
+                async with project.lock:
+                    result = await self._apply_locked(
+                        project, target, spec, stop_runs, on_busy, repair, small, hold
+                    )
+            finally:
+                if hold is not None and not hold.has_run:
+                    hold.release()
             if not (result.busy and on_busy is OnBusy.WAIT):
                 return result
             await asyncio.gather(*(project.runs.get(number).ended.wait() for number in result.busy))
+
+    async def _acquire_gpus(
+        self, project: Project, spec: RunSpec | None, stop_runs: tuple[int, ...]
+    ) -> GpuHold | Busy | None:
+        """Before anything is changed; the run to come keeps what its predecessor has."""
+        if spec is None or not spec.gpus:
+            return None
+        holds = [project.runs.get(number).gpu_hold for number in stop_runs]
+        kept = [hold for hold in holds if hold is not None]
+        return await self.gpus.acquire(spec.gpus, visible=_visible_gpus(spec), kept=kept)
 
     async def _apply_locked(
         self,
@@ -204,6 +300,7 @@ class Agent:
         on_busy: OnBusy,
         repair: bool,
         is_small: bool,
+        gpu_hold: GpuHold | None,
     ) -> Applying:
         result = Applying()
         clock = time.perf_counter_ns()
@@ -213,7 +310,7 @@ class Agent:
             self.tasks.spawn(preparing, "first zygote")
         if repair or project.workspace.current != target:
             stage = partial(project.workspace.stage, target, repair=repair)
-            staged = stage() if is_small else await _undisturbed(asyncio.to_thread(stage))
+            staged = stage() if is_small else await undisturbed(asyncio.to_thread(stage))
             result.missing = staged.missing
             if staged.missing:
                 return result
@@ -223,23 +320,26 @@ class Agent:
             result.busy = [
                 run.number
                 for run in project.runs.live()
-                if run.tree != target and run.number not in stop_runs
+                if run.tree != target and run.number not in stop_runs and not run.spec.shell
             ]
             if result.busy:
                 return result
-        await _undisturbed(self._stop_own(project, stop_runs))
+        await undisturbed(self._stop_own(project, stop_runs))
         result.timings.stop_ns, clock = _lap(clock)
 
         if staged is not None:
             apply = partial(project.workspace.apply, staged)
             is_small = is_small and len(staged.changes) <= FEW_CHANGES
-            result.applied = apply() if is_small else await _undisturbed(asyncio.to_thread(apply))
+            result.applied = apply() if is_small else await undisturbed(asyncio.to_thread(apply))
             self._unflushed.set()
         result.timings.apply_ns, clock = _lap(clock)
 
         if spec is not None:
-            starting = project.runs.start(spec, target, project.workspace.files, project.local_root)
-            result.run = await _undisturbed(starting)
+            files, local_root = project.workspace.files, project.local_root
+            starting = project.runs.start(spec, target, files, local_root, gpu_hold)
+            result.run = await undisturbed(starting)
+            if gpu_hold is not None:
+                gpu_hold.note(project.workspace.name, result.run.number)
         result.timings.start_ns, clock = _lap(clock)
         return result
 
@@ -273,13 +373,16 @@ class Agent:
 
     def _collect(self) -> None:
         self.store.remove_temporaries(COLLECT_PERIOD_S)
-        if sum(blob.size_bytes for blob in self.store.stored()) <= STORE_LIMIT_BYTES:
-            return
+        if store_bytes(self.store) > self.store_limit_bytes:
+            self.collect(self.store_limit_bytes)
+
+    def collect(self, limit_bytes: int, *, grace_s: float = COLLECT_PERIOD_S) -> None:
+        """Drops blobs that no workspace needs, until the store takes at most so much."""
         roots = [root for project in self.projects() for root in project.workspace.roots()]
-        collect(self.store, reachable(self.store, roots), STORE_LIMIT_BYTES)
+        collect(self.store, reachable(self.store, roots), limit_bytes, grace_s=grace_s)
 
 
-async def _undisturbed(step: Coroutine[Any, Any, T]) -> T:
+async def undisturbed(step: Coroutine[Any, Any, T]) -> T:
     """A client that hangs up cancels its call: the step is ended first, then no other is begun.
 
     A thread cannot be cancelled, and the lock must be held for as long as it changes files.
@@ -294,6 +397,15 @@ async def _undisturbed(step: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.info("after its client had hung up: %s", error)
         raise
+
+
+def _visible_gpus(spec: RunSpec) -> str | None:
+    """What the run's environment, or this agent's, leaves of the box's GPUs: a job's share, say."""
+    name = "CUDA_VISIBLE_DEVICES"
+    value = spec.env.get(name)
+    if value is None:
+        return None if spec.env_is_whole else os.environ.get(name)
+    return os.fsdecode(value)
 
 
 def _lap(since_ns: int) -> tuple[int, int]:

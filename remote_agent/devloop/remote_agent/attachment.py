@@ -42,15 +42,28 @@ class Attachment:
         if self._opened.run:
             run = self._project.runs.get(self._opened.run)
             async with self._input_of(run):
-                await self._follow_run(run)
+                await self._follow_run(run, self._opened.from_record)
             return
-        number = self._project.runs.last_number
+        self._project.followers += 1
+        try:
+            await self._follow_many()
+        finally:
+            self._project.followers -= 1
+
+    async def _follow_many(self) -> None:
+        runs = self._project.runs
+        resumed = {r.run: r.from_record for r in self._opened.resume if r.run in runs}
+        after_run = self._opened.HasField("after_run")
+        number = self._opened.after_run if after_run else runs.last_number
         async with asyncio.TaskGroup() as tasks:
+            for run_number, from_record in resumed.items():
+                run = runs.get(run_number)
+                tasks.create_task(self._follow_one_of_many(run, from_record))
             while True:
-                for run in await self._project.runs.started_after(number):
+                for run in await runs.started_after(number):
                     number = run.number
-                    if self._opened.owner in ("", run.spec.owner):
-                        tasks.create_task(self._follow_one_of_many(run))
+                    if self._opened.owner in ("", run.spec.owner) and number not in resumed:
+                        tasks.create_task(self._follow_one_of_many(run, 0))
 
     @contextlib.asynccontextmanager
     async def _input_of(self, run: Run) -> AsyncIterator[None]:
@@ -69,22 +82,22 @@ class Attachment:
             if stdin is not None:
                 stdin.release(self)
 
-    async def _follow_one_of_many(self, run: Run) -> None:
+    async def _follow_one_of_many(self, run: Run, from_record: int) -> None:
         """What spoils the news of one run must not end that of the others."""
         try:
-            await self._follow_run(run)
+            await self._follow_run(run, from_record)
         except Exception:
             if not self._context.done():  # else the client has hung up
                 logger.exception("run %d can no longer be followed", run.number)
 
-    async def _follow_run(self, run: Run) -> None:
+    async def _follow_run(self, run: Run, from_record: int) -> None:
         if self._opened.holds_lease:
             with self._project.runs.lease(run):
-                await self._send_all(run)
+                await self._send_all(run, from_record)
         else:
-            await self._send_all(run)
+            await self._send_all(run, from_record)
 
-    async def _send_all(self, run: Run) -> None:
+    async def _send_all(self, run: Run, from_record: int) -> None:
         """Its state while it is live, its records, and last, when it has ended, its state."""
         while run.state is RunState.STARTING:
             await run.changed()
@@ -92,7 +105,7 @@ class Attachment:
             await self._send_state(run)
         states = asyncio.create_task(self._send_states(run))
         try:
-            await self._send_records(run)
+            await self._send_records(run, from_record)
         except (OSError, DevloopError):
             logger.exception("the log of run %d cannot be read", run.number)
         finally:
@@ -101,9 +114,9 @@ class Attachment:
             await run.ended.wait()
             await self._send_state(run)
 
-    async def _send_records(self, run: Run) -> None:
+    async def _send_records(self, run: Run, from_record: int) -> None:
         with run.log.reader(
-            self._opened.from_record,
+            from_record,
             lossless=self._opened.lossless,
             follow=self._opened.follow,
         ) as reader:

@@ -7,18 +7,29 @@ from typing import TYPE_CHECKING
 from devloop.proto.v1 import agent_pb2 as pb
 
 from .gpu import GpuState
+from .gpu_choice import places_of
 from .runs import RunSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from .agent import Applying
-    from .gpu import Gpu
+    from .agent import Applying, Project
+    from .cleaning import Taken, WorkspaceUsage
+    from .gpu import Gpu, GpuProcess, GpuSlice, GpuSnapshot
+    from .gpu_locks import HeldBy
     from .logs import Record
     from .metrics import HostMetrics, Sample
     from .runs import Run, RunEnd
 
-__all__ = ["apply_reply", "log_records", "metrics_sample", "run_message", "run_spec"]
+__all__ = [
+    "apply_reply",
+    "gpu_list",
+    "log_records",
+    "metrics_sample",
+    "run_message",
+    "run_spec",
+    "workspace_usage",
+]
 
 
 def run_spec(message: pb.RunSpec) -> RunSpec:
@@ -38,6 +49,7 @@ def run_spec(message: pb.RunSpec) -> RunSpec:
         outputs=tuple(message.outputs),
         owner=message.owner,
         cwd=message.cwd,
+        gpus=message.gpus,
     )
 
 
@@ -53,6 +65,8 @@ def run_message(run: Run, workspace_id: str, workspace_name: str) -> pb.Run:
             tty=run.spec.tty,
             reason=run.spec.reason,
             outputs=run.spec.outputs,
+            owner=run.spec.owner,
+            shell=run.spec.shell,
         ),
         state=pb.RunState.ValueType(run.state),
         started_ns=run.started_ns,
@@ -62,6 +76,7 @@ def run_message(run: Run, workspace_id: str, workspace_name: str) -> pb.Run:
         start_kind=run.start_kind,
         start_note=run.start_note,
         pid=run.pid,
+        gpus=[pb.RunGpu(uuid=p.uuid, label=p.label, name=p.name) for p in run.gpus],
     )
 
 
@@ -100,6 +115,7 @@ def apply_reply(result: Applying, workspace_id: str, workspace_name: str) -> pb.
     reply = pb.ApplyReply(
         missing=b"".join(result.missing),
         busy=result.busy,
+        gpus_busy=result.gpus_busy,
         timings=pb.ApplyTimings(
             stage_ns=result.timings.stage_ns,
             stop_ns=result.timings.stop_ns,
@@ -118,6 +134,23 @@ def apply_reply(result: Applying, workspace_id: str, workspace_name: str) -> pb.
     if result.run is not None:
         reply.run.CopyFrom(run_message(result.run, workspace_id, workspace_name))
     return reply
+
+
+def workspace_usage(project: Project, usage: WorkspaceUsage) -> pb.WorkspaceUsage:
+    workspace = project.workspace
+    return pb.WorkspaceUsage(
+        workspace=pb.Workspace(id=workspace.id, name=workspace.name, origin=project.origin),
+        files=_taken(usage.files),
+        aside=_taken(usage.aside),
+        runs=_taken(usage.runs),
+        used_ns=usage.used_ns,
+        live_runs=[run.number for run in project.runs.live()],
+        followed=project.followers > 0,
+    )
+
+
+def _taken(taken: Taken) -> pb.Taken:
+    return pb.Taken(files=taken.files, size_bytes=taken.size_bytes, shared_bytes=taken.shared_bytes)
 
 
 def metrics_sample(sample: Sample) -> pb.MetricsSample:
@@ -162,13 +195,47 @@ def _gpu(gpu: Gpu) -> pb.Gpu:
         power_w=gpu.power_w or 0.0,
         power_limit_w=gpu.power_limit_w or 0.0,
         throttle_reasons=gpu.throttle_reasons,
-        processes=[
-            pb.GpuProcess(
-                pid=process.pid,
-                memory_bytes=process.memory_bytes or 0,
-                command=process.command,
-                user=process.user,
-            )
-            for process in gpu.processes
-        ],
+        processes=[_gpu_process(process) for process in gpu.processes],
+        divided=gpu.is_divided,
+        slices=[_gpu_slice(part) for part in gpu.slices],
     )
+
+
+def _gpu_slice(part: GpuSlice) -> pb.Gpu:
+    return pb.Gpu(
+        index=part.index,
+        uuid=part.uuid,
+        name=part.name,
+        memory_used_bytes=part.memory_used_bytes or 0,
+        memory_total_bytes=part.memory_total_bytes or 0,
+        processes=[_gpu_process(process) for process in part.processes],
+    )
+
+
+def _gpu_process(process: GpuProcess) -> pb.GpuProcess:
+    return pb.GpuProcess(
+        pid=process.pid,
+        memory_bytes=process.memory_bytes or 0,
+        command=process.command,
+        user=process.user,
+        draws=not process.computes,
+    )
+
+
+def gpu_list(
+    snapshot: GpuSnapshot, holders: Mapping[str, HeldBy], runs: Mapping[int, tuple[str, int]]
+) -> pb.ListGpusReply:
+    """`holders` by uuid; `runs`: the workspace and number of the run that a process belongs to."""
+    gpus = [_gpu(gpu) for gpu in snapshot.gpus]
+    places = places_of(snapshot, {uuid: str(holder) for uuid, holder in holders.items()})
+    users = {place.uuid: place.users for place in places}
+    for unit in (unit for gpu in gpus for unit in (gpu, *gpu.slices)):
+        unit.users.extend(users.get(unit.uuid, ()))
+        holder = holders.get(unit.uuid)
+        if holder is not None:
+            unit.holder.user, unit.holder.project = holder.user, holder.project
+            unit.holder.run, unit.holder.since_ns = holder.run, holder.since_ns
+        for process in unit.processes:
+            process.workspace_id, process.run = runs.get(process.pid, ("", 0))
+    state = _GPU_STATES[snapshot.state]
+    return pb.ListGpusReply(state=state, detail=snapshot.detail, gpus=gpus)

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["NOT_YET_ASKED", "Gpu", "GpuProcess", "GpuReader", "GpuSnapshot", "GpuState"]
+__all__ = [
+    "NOT_YET_ASKED",
+    "Gpu",
+    "GpuProcess",
+    "GpuReader",
+    "GpuSlice",
+    "GpuSnapshot",
+    "GpuState",
+]
 
 MAX_ANSWER_BYTES = 1 << 20
 LONGEST_BACKOFF_S = 60.0
@@ -33,6 +41,19 @@ class GpuProcess:
     memory_bytes: int | None
     command: str
     user: str
+    computes: bool = True  # rather than draws a screen
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSlice:
+    """A part of a divided GPU (MIG) that a run sees as a GPU of its own. Indices may have gaps."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    processes: tuple[GpuProcess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +71,11 @@ class Gpu:
     power_limit_w: float | None
     processes: tuple[GpuProcess, ...] = ()
     throttle_reasons: tuple[str, ...] = ()
+    is_divided: bool = False  # then only its slices compute; there may be none
+    slices: tuple[GpuSlice, ...] = ()
+    # To each GPU by its place in the snapshot: 0 itself, 1 by NVLink, then NVML's levels, 10 for
+    # one board to 50 for another socket; more is not known.
+    distances: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +113,11 @@ class GpuReader:
             return self._last
         self._last = await self._ask()
         return self._last
+
+    @property
+    def is_waiting(self) -> bool:
+        """The driver has been asked, and may still answer: another `read` waits on."""
+        return self._answer is not None
 
     async def close(self) -> None:
         """Ends the process. One that cannot be killed is left behind, and not waited for."""
@@ -193,6 +224,18 @@ def decode_snapshot(line: bytes) -> GpuSnapshot:
 
 
 def _decode_gpu(fields: dict[str, Any]) -> Gpu:
-    processes = tuple(GpuProcess(**process) for process in fields.pop("processes"))
-    reasons = tuple(fields.pop("throttle_reasons"))
-    return Gpu(**fields, processes=processes, throttle_reasons=reasons)
+    return Gpu(
+        processes=_decode_processes(fields),
+        throttle_reasons=tuple(fields.pop("throttle_reasons")),
+        slices=tuple(_decode_slice(part) for part in fields.pop("slices")),
+        distances=tuple(fields.pop("distances")),
+        **fields,
+    )
+
+
+def _decode_slice(fields: dict[str, Any]) -> GpuSlice:
+    return GpuSlice(processes=_decode_processes(fields), **fields)
+
+
+def _decode_processes(fields: dict[str, Any]) -> tuple[GpuProcess, ...]:
+    return tuple(GpuProcess(**process) for process in fields.pop("processes"))

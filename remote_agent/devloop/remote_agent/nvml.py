@@ -26,6 +26,9 @@ T = TypeVar("T")
 PR_SET_PDEATHSIG = 1
 NO_DRIVER = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
 MAX_COMMAND_CHARS = 200
+# Between GPUs: 1 by NVLink, then NVML's levels of topology, which end at 50.
+NVLINK_DISTANCE = 1
+UNKNOWN_DISTANCE = 100
 
 # Bits of nvmlDeviceGetCurrentClocksThrottleReasons that mean "slower than it could be".
 THROTTLE_REASONS = {
@@ -52,7 +55,10 @@ def snapshot() -> dict[str, Any]:
     try:
         _ensure_initialized()
         count = pynvml.nvmlDeviceGetCount()
-        gpus = [_gpu(index) for index in range(count)]
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        gpus = [_gpu(index, handle) for index, handle in enumerate(handles)]
+        for gpu, distances in zip(gpus, _all_distances(handles), strict=True):
+            gpu["distances"] = distances
     except pynvml.NVMLError as error:
         if error.value in NO_DRIVER:
             return {"state": "NONE", "detail": "no driver", "gpus": []}
@@ -72,8 +78,7 @@ def _ensure_initialized() -> None:
         _initialized = True
 
 
-def _gpu(index: int) -> dict[str, Any]:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+def _gpu(index: int, handle: Any) -> dict[str, Any]:
     memory = _memory(handle)
     utilization = _supported(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
     power_mw = _supported(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
@@ -90,7 +95,54 @@ def _gpu(index: int) -> dict[str, Any]:
         "power_limit_w": limit_mw / 1000 if limit_mw is not None else None,
         "processes": _processes(handle),
         "throttle_reasons": _throttle_reasons(handle),
+        **_division(handle),
     }
+
+
+def _division(handle: Any) -> dict[str, Any]:
+    """Whether it is divided, and its slices."""
+    mode = _supported(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
+    if mode != pynvml.NVML_DEVICE_MIG_ENABLE:
+        return {"is_divided": False, "slices": []}
+    count = _supported(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0
+    ask = functools.partial(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle)
+    handles = [_supported(functools.partial(ask, index)) for index in range(count)]
+    slices = [_slice(index, found) for index, found in enumerate(handles) if found is not None]
+    return {"is_divided": True, "slices": slices}
+
+
+def _slice(index: int, handle: Any) -> dict[str, Any]:
+    memory = _memory(handle)
+    return {
+        "index": index,
+        "uuid": _text(pynvml.nvmlDeviceGetUUID(handle)),
+        "name": _text(pynvml.nvmlDeviceGetName(handle)),
+        "memory_used_bytes": memory.used if memory else None,
+        "memory_total_bytes": memory.total if memory else None,
+        "processes": _processes(handle),
+    }
+
+
+_distances: list[list[int]] = []
+
+
+def _all_distances(handles: list[Any]) -> list[list[int]]:
+    """From each to each; asked for once, since the boards stay where they are."""
+    global _distances
+    if len(_distances) != len(handles):
+        _distances = [[_distance(one, two) for two in handles] for one in handles]
+    return _distances
+
+
+def _distance(one: Any, two: Any) -> int:
+    if one is two:
+        return 0
+    nvlink = pynvml.NVML_P2P_CAPS_INDEX_NVLINK
+    status = _supported(lambda: pynvml.nvmlDeviceGetP2PStatus(one, two, nvlink))
+    if status == pynvml.NVML_P2P_STATUS_OK:
+        return NVLINK_DISTANCE
+    level = _supported(lambda: pynvml.nvmlDeviceGetTopologyCommonAncestor(one, two))
+    return UNKNOWN_DISTANCE if level is None else int(level)
 
 
 def _supported(ask: Callable[[], T]) -> T | None:
@@ -126,9 +178,14 @@ def _throttle_reasons(handle: Any) -> list[str]:
 def _processes(handle: Any) -> list[dict[str, Any]]:
     """Every process once, with the larger of what it holds for computing and for graphics."""
     held: dict[int, int] = {}
-    for process in _listed(handle, "Compute") + _listed(handle, "Graphics"):
+    computing = _listed(handle, "Compute")
+    for process in computing + _listed(handle, "Graphics"):
         held[process.pid] = max(held.get(process.pid, 0), process.usedGpuMemory or 0)
-    return [_process(pid, memory_bytes or None) for pid, memory_bytes in sorted(held.items())]
+    compute_pids = {process.pid for process in computing}
+    return [
+        {**_process(pid, memory_bytes or None), "computes": pid in compute_pids}
+        for pid, memory_bytes in sorted(held.items())
+    ]
 
 
 def _listed(handle: Any, kind: str) -> list[Any]:

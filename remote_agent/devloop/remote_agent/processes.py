@@ -84,6 +84,17 @@ class Process:
         """To the foreground process group. A run that has ended takes no notice."""
         self._order({"op": words.SIGNAL, "signum": signum})
 
+    def hang_up(self) -> None:
+        """To the program itself, as when its terminal goes: a shell tells its jobs.
+
+        Once, and not to the group too: a second one ends a shell amid its exit trap.
+        """
+        if self._child_pidfd >= 0 and not self._ended.is_set():
+            try:
+                signal.pidfd_send_signal(self._child_pidfd, signal.SIGHUP)
+            except ProcessLookupError:
+                pass
+
     def kill(self) -> None:
         """Everything of the run, whatever it does about it."""
         self._order({"op": words.KILL})
@@ -98,6 +109,10 @@ class Process:
     def survivors(self) -> list[str]:
         """What is left of it, for people: "pid 123 (python), in D state"."""
         return [_describe(pid) for pid in self._living()]
+
+    def pids(self) -> list[int]:
+        """Everything of it that lives, as this process's own namespace numbers it."""
+        return self._living()
 
     def _living(self) -> list[int]:
         if self._ended.is_set():

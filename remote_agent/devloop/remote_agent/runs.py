@@ -17,7 +17,7 @@ import os
 import shutil
 import signal
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from devloop.cafs.digest import Digest
 from devloop.cafs.errors import DevloopError
 
+from .gpu_choice import Place
 from .logs import LogStream, RunLog
 from .pump import Pump
 from .spawn import CommandNotExecutable, CommandNotFound, StartFailed, StartRequest
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
+    from .gpu_desk import GpuHold
     from .spawn import Exit, Process, Spawner
     from .tasks import Tasks
 
@@ -52,6 +54,10 @@ __all__ = [
 KEPT_RUNS = 100
 KEPT_BYTES = 1 << 30
 KILL_WAIT_S = 5.0
+FORGET_CHECK_S = 1.0
+_LADDER = (signal.SIGINT, signal.SIGTERM)
+# An interactive shell ignores both; a hang-up is what it knows of a terminal that has gone.
+_LADDER_OF_SHELLS = (signal.SIGHUP, signal.SIGTERM)
 # The record of a start is written when the first output is on its way: before it, it cost a save
 # 0.6 ms. A run that has ended by then needs no record of its start.
 RECORD_AFTER_S = 0.03
@@ -100,6 +106,8 @@ class RunSpec:
     outputs: tuple[str, ...] = ()
     owner: str = ""
     cwd: bytes = b""  # relative to the workspace
+    shell: bool = False  # see shell.py: not pinned to a tree, not kept when it has ended
+    gpus: str = ""  # a wish, see cafs/gpu_wish.py; empty: CUDA_VISIBLE_DEVICES is left alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,8 @@ class Run:
         self.stop_reason = ""
         self.leases = 0
         self.leased_until_s = 0.0  # monotonic; when the last lease was given up
+        self.gpus: tuple[Place, ...] = ()
+        self.gpu_hold: GpuHold | None = None  # until it has ended
         self.ended = asyncio.Event()
         self._changed = asyncio.Event()
         self._early_signals: list[int] = []
@@ -200,6 +210,7 @@ class Runs:
         self._tasks = tasks
         self._workspace_id = workspace_id
         self._runs: dict[int, Run] = {}
+        self._last_forgotten = 0  # no number is given twice to those who follow the runs
         self._started = asyncio.Event()
         self._load()
 
@@ -209,6 +220,8 @@ class Runs:
                 continue
             try:
                 run = _read_record(directory)
+                if run.spec.shell:
+                    raise ValueError("nothing is kept of a shell")
                 self._runs[run.number] = run
             except (OSError, ValueError, KeyError, TypeError):
                 # The agent was killed before the record was whole: its number is free again.
@@ -221,6 +234,9 @@ class Runs:
             return self._runs[number]
         except KeyError:
             raise NoSuchRun(f"there is no run {number} in {self._workspace_id}") from None
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._runs
 
     def newest_first(self) -> list[Run]:
         return [self._runs[number] for number in sorted(self._runs, reverse=True)]
@@ -244,18 +260,31 @@ class Runs:
 
     @property
     def last_number(self) -> int:
-        return max(self._runs, default=0)
+        return max([self._last_forgotten, *self._runs])
 
     # -- starting
 
-    async def start(self, spec: RunSpec, tree: Digest, cwd: Path, local_root: bytes | None) -> Run:
+    async def start(
+        self,
+        spec: RunSpec,
+        tree: Digest,
+        cwd: Path,
+        local_root: bytes | None,
+        gpu_hold: GpuHold | None = None,
+    ) -> Run:
         """Starts a run; one whose command cannot be started is returned already ended.
 
+        `gpu_hold` is the run's from now on, and released when it has ended.
         One that takes no input and is born of a zygote is returned STARTING, while its program is
         on its way: the news of the run and the start of the program then take place at once.
         """
         number, directory = self._make_directory()
+        if gpu_hold is not None:
+            spec = replace(spec, env={**spec.env, **gpu_hold.environment})
         run = Run(number, tree, spec, lambda: RunLog(directory))
+        if gpu_hold is not None:
+            gpu_hold.has_run = True
+            run.gpus, run.gpu_hold = gpu_hold.places, gpu_hold
         self._runs[number] = run
         self._announce_start()
         begun = asyncio.Event()
@@ -422,10 +451,15 @@ class Runs:
         if run.terminal_fd is not None:
             os.close(run.terminal_fd)
             run.terminal_fd = None
+        if run.gpu_hold is not None:
+            run.gpu_hold.release()
+            run.gpu_hold = None
         run.state = RunState.ENDED
         run.ended.set()
         run.touch()
         _write_record(run, self._directory)
+        if run.spec.shell:
+            self._tasks.spawn(self._forget(run), f"removal of shell {run.number}")
 
     async def stop(self, run: Run, *, kill: bool = False, reason: str = "stopped") -> list[str]:
         """The ladder: SIGINT, SIGTERM, kill. Returns the processes that could not be ended."""
@@ -438,8 +472,11 @@ class Runs:
         run.state = RunState.STOPPING
         run.touch()
         if not kill:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                process.signal(number)
+            for number in _LADDER_OF_SHELLS if run.spec.shell else _LADDER:
+                if number == signal.SIGHUP:
+                    process.hang_up()
+                else:
+                    process.signal(number)
                 process.signal(signal.SIGCONT)
                 if await _ended_within(run, run.spec.stop_timeout_s):
                     return []
@@ -474,6 +511,17 @@ class Runs:
                 await self.stop(run, reason=reason)
                 return
             await _ended_within(run, left_s)
+
+    async def _forget(self, run: Run) -> None:
+        """A shell that has ended, as soon as no client can come back for its last words."""
+        try:
+            await asyncio.sleep(run.spec.lease_s)
+            while run.is_read:  # noqa: ASYNC110 - rare, and no reader tells of its end
+                await asyncio.sleep(FORGET_CHECK_S)
+        finally:
+            self._last_forgotten = max(self._last_forgotten, run.number)
+            if self._runs.pop(run.number, None) is not None:
+                shutil.rmtree(self._directory / str(run.number), ignore_errors=True)
 
     def _drop_old(self) -> None:
         for run in self.newest_first()[KEPT_RUNS:]:
@@ -587,6 +635,7 @@ def _write_record(run: Run, directory: Path) -> None:
         "number": run.number,
         "tree": run.tree.hex(),
         "argv": [os.fsdecode(arg) for arg in run.spec.argv],
+        "shell": run.spec.shell,
         "reason": run.spec.reason,
         "outputs": run.spec.outputs,
         "state": run.state,
@@ -596,6 +645,7 @@ def _write_record(run: Run, directory: Path) -> None:
         "start_kind": run.start_kind,
         "start_note": run.start_note,
         "end": asdict(run.end),
+        "gpus": [asdict(place) for place in run.gpus],
     }
     path = directory / str(run.number) / "run.json"
     temporary = path.with_suffix(".tmp")
@@ -609,6 +659,7 @@ def _read_record(directory: Path) -> Run:
     record = json.loads((directory / "run.json").read_text())
     spec = RunSpec(
         argv=tuple(os.fsencode(arg) for arg in record["argv"]),
+        shell=record.get("shell", False),
         reason=record["reason"],
         outputs=tuple(record["outputs"]),
     )
@@ -619,6 +670,7 @@ def _read_record(directory: Path) -> Run:
     run.ended_ns = record["ended_ns"]
     run.start_kind, run.start_note = record["start_kind"], record["start_note"]
     run.end = RunEnd(**record["end"])
+    run.gpus = tuple(Place(**{**place, "users": ()}) for place in record.get("gpus", ()))
     if record["state"] != RunState.ENDED:
         run.end = RunEnd(exit_code=255, reason="lost: the agent was killed")
         run.ended_ns = run.started_ns

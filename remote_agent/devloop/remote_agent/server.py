@@ -4,7 +4,8 @@ There is one agent a socket, and one a state directory: two would give one run n
 files say so, since a socket file outlives a killed agent. The socket lies in a directory of mode
 0700, which is what keeps other users out: gRPC never asks who the peer is.
 
-On disk, `agent.lock` in the state directory: the socket's path and the machine's name, a line each.
+On disk, `agent.lock` in the state directory: the socket's path, the machine's name and the agent's
+build, a line each. It is empty when the agent has ended in good order.
 """
 
 from __future__ import annotations
@@ -22,15 +23,21 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
-from devloop.cafs.dirs import DirectoryUnusable, ensure_own, ensure_private
+from devloop.cafs.dirs import (
+    DirectoryUnusable,
+    bridge_socket_path,
+    ensure_own,
+    ensure_private,
+)
 from devloop.cafs.errors import DevloopError
 from devloop.proto.v1 import agent_pb2_grpc
 
-from .agent import Agent
+from .agent import STORE_LIMIT_BYTES, Agent
+from .build import own_build
 from .service import MAX_MESSAGE_BYTES, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["AlreadyRunning", "serve"]
@@ -38,6 +45,17 @@ __all__ = ["AlreadyRunning", "serve"]
 logger = logging.getLogger(__name__)
 
 IDLE_CHECK_S = 5.0
+
+# For clients that come over a link: `sshd` may hold a dead one for hours. A client on this machine
+# is not asked, since one that is stopped (Ctrl-Z) would not answer.
+_PINGS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # What the client sends to notice the same is not too much.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
 LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 
 
@@ -66,7 +84,13 @@ class SocketPathTooLong(DevloopError):
     hint = "set DEVLOOP_RUNTIME_DIR to a shorter path"
 
 
-async def serve(state_dir: Path, socket: Path, idle_timeout_s: float, ready_fd: int | None) -> None:
+async def serve(
+    state_dir: Path,
+    socket: Path,
+    idle_timeout_s: float,
+    ready_fd: int | None,
+    store_limit_bytes: int = STORE_LIMIT_BYTES,
+) -> None:
     """Serves until a signal, a Shutdown call, or `idle_timeout_s` without a call or a live run.
 
     One line is written to `ready_fd` once the socket answers. Raises AlreadyRunning, StateInUse
@@ -78,18 +102,14 @@ async def serve(state_dir: Path, socket: Path, idle_timeout_s: float, ready_fd: 
     ensure_own(state_dir)
     with _socket_locked(socket), _state_locked(state_dir, socket):
         _log_to(state_dir / "agent.log")
-        socket.unlink(missing_ok=True)
-        async with Agent(state_dir) as agent:
+        bridges = bridge_socket_path(socket)
+        for path in (socket, bridges):
+            path.unlink(missing_ok=True)
+        async with Agent(state_dir, store_limit_bytes) as agent:
             service = Service(agent)
-            server = grpc.aio.server(
-                options=[
-                    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ]
-            )
-            agent_pb2_grpc.add_AgentServicer_to_server(service, server)
-            server.add_insecure_port(f"unix:{socket}")
-            await server.start()
+            servers = [_server(service, socket), _server(service, bridges, _PINGS)]
+            for server in servers:
+                await server.start()
             if ready_fd is not None:
                 os.write(ready_fd, b"ready\n")
                 os.close(ready_fd)
@@ -97,7 +117,23 @@ async def serve(state_dir: Path, socket: Path, idle_timeout_s: float, ready_fd: 
                 await _until_over(agent, service, idle_timeout_s)
             finally:
                 socket.unlink(missing_ok=True)
-                await server.stop(grace=0.5)
+                bridges.unlink(missing_ok=True)
+                await asyncio.gather(*(server.stop(grace=0.5) for server in servers))
+
+
+def _server(
+    service: Service, socket: Path, options: Sequence[tuple[str, int]] = ()
+) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            *options,
+        ]
+    )
+    agent_pb2_grpc.add_AgentServicer_to_server(service, server)
+    server.add_insecure_port(f"unix:{socket}")
+    return server
 
 
 async def _until_over(agent: Agent, service: Service, idle_timeout_s: float) -> None:
@@ -127,14 +163,17 @@ def _state_locked(state_dir: Path, socket: Path) -> Iterator[None]:
             raise StateInUse(state_dir, *_holder(fd))
         with contextlib.suppress(OSError):  # a full disk costs others its name, not the lock
             os.ftruncate(fd, 0)
-            os.pwrite(fd, os.fsencode(f"{socket}\n{sockets.gethostname()}\n"), 0)
+            words = f"{socket}\n{sockets.gethostname()}\n{own_build()}\n"
+            os.pwrite(fd, os.fsencode(words), 0)
         yield
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
 
 
 def _holder(fd: int) -> tuple[str, str]:
     """The socket and the machine; it may have locked the file, and not yet written them."""
     lines = os.fsdecode(os.pread(fd, 4096, 0)).splitlines()
-    if len(lines) != 2:
+    if len(lines) < 2:
         return "ANOTHER/agent.sock", sockets.gethostname()
     return lines[0], lines[1]
 

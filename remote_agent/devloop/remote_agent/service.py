@@ -26,11 +26,14 @@ from devloop.cafs.version import VERSION
 from devloop.proto.v1 import agent_pb2 as pb
 from devloop.proto.v1 import agent_pb2_grpc
 
-from . import convert
-from .agent import FEW_BLOBS, InvalidRequest, OnBusy
+from . import cleaning, convert
+from .agent import FEW_BLOBS, InvalidRequest, OnBusy, undisturbed
 from .attachment import Attachment
+from .forward import Forwards
 from .outputs import OutputChanged, list_outputs, read_output
 from .receive import Receiver
+from .shell import login_shell, start_shell
+from .takeovers import Takeovers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,10 +47,11 @@ __all__ = ["MAX_MESSAGE_BYTES", "Activity", "Service"]
 logger = logging.getLogger(__name__)
 
 PROTOCOL = 1
-CAPABILITIES = ("blobs", "chunks", "runs", "tty", "outputs", "metrics")
+CAPABILITIES = ("blobs", "chunks", "runs", "tty", "outputs", "metrics", "gpus")
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_DIGESTS = 65536
 MAX_ARGV_BYTES = 1 << 20
+MAX_NAMED = 100  # of paths in a report
 HANG_UP_S = 5.0
 
 Handler = TypeVar("Handler", bound="Callable[..., Any]")
@@ -123,6 +127,8 @@ class Service(agent_pb2_grpc.AgentServicer):
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self.activity = Activity()
+        self._takeovers = Takeovers()
+        self._forwards = Forwards()
         self.stopping = asyncio.Event()
 
     # -- hello and goodbye
@@ -174,9 +180,15 @@ class Service(agent_pb2_grpc.AgentServicer):
     async def PutBlobs(
         self, requests: AsyncIterator[pb.PutBlobsFrame], context: Any
     ) -> pb.PutBlobsReply:
-        with Receiver(self._agent.store, self._agent.chunks) as receiver:
+        async with contextlib.AsyncExitStack() as stack:
+            receiver = Receiver(self._agent.store, self._agent.chunks)
+            stack.enter_context(receiver)
             async for frame in requests:
-                await asyncio.to_thread(_receive_frame, receiver, frame)
+                if frame.HasField("workspace"):
+                    project = self._agent.project(frame.workspace.id, frame.workspace.name)
+                    ahead = self._agent.staging_ahead(project)
+                    receiver.ahead = await stack.enter_async_context(ahead)
+                await undisturbed(asyncio.to_thread(_receive_frame, receiver, frame))
             return pb.PutBlobsReply(blobs=receiver.blobs, bytes_stored=receiver.stored_bytes)
 
     @_unary
@@ -196,6 +208,7 @@ class Service(agent_pb2_grpc.AgentServicer):
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyReply:
         project = self._agent.project(request.workspace.id, request.workspace.name)
         project.local_root = request.workspace.local_root or None
+        cleaning.note_origin(self._agent, project, request.workspace.origin)
         with Receiver(self._agent.store) as receiver:
             for blob in request.blobs:
                 receiver.small(Digest(blob.digest), blob.data, zstd=blob.zstd)
@@ -274,15 +287,73 @@ class Service(agent_pb2_grpc.AgentServicer):
         opened = first.open
         project = self._agent.project(opened.workspace_id, opened.workspace_name or None)
         attachment = Attachment(project, opened, context)
-        listening = asyncio.create_task(attachment.listen(requests))
-        try:
-            await attachment.follow()
-            # A write of the client's that met the end of its call would fail the whole call.
-            await asyncio.wait({listening}, timeout=HANG_UP_S)
-        finally:
-            listening.cancel()
+        async with self._takeovers.only_one(opened.workspace_id, opened.run, opened.owner):
+            listening = asyncio.create_task(attachment.listen(requests))
+            try:
+                await attachment.follow()
+                # A write of the client's that met the end of its call would fail the whole call.
+                await asyncio.wait({listening}, timeout=HANG_UP_S)
+            finally:
+                listening.cancel()
 
-    # -- metrics
+    # -- shell and ports
+
+    @_unary
+    async def StartShell(self, request: pb.StartShellRequest, context: Any) -> pb.Run:
+        project = self._agent.project(request.workspace.id, request.workspace.name)
+        project.local_root = request.workspace.local_root or None
+        if not request.run.argv:
+            request.run.argv.append(login_shell())
+        run = await start_shell(project, self._checked_spec(request.run))
+        return _run_message(run, project)
+
+    @_streaming
+    async def Forward(self, requests: AsyncIterator[pb.ForwardRequest], context: Any) -> None:  # type: ignore[override]
+        await self._forwards.forward(requests, context)
+
+    @_streaming
+    async def Listen(self, request: pb.ListenRequest, context: Any) -> None:  # type: ignore[override]
+        async with self._takeovers.only_one("", 0, request.owner):
+            await self._forwards.listen(request, context)
+
+    # -- disk space
+
+    @_unary
+    async def Usage(self, request: pb.UsageRequest, context: Any) -> pb.UsageReply:
+        agent, wanted = self._agent, request.workspace_id
+        projects = [agent.project(wanted)] if wanted else agent.projects()
+        reply = pb.UsageReply(
+            store_bytes=await asyncio.to_thread(cleaning.store_bytes, agent.store),
+            store_limit_bytes=agent.store_limit_bytes,
+        )
+        for project in projects:
+            usage = await asyncio.to_thread(cleaning.measure, agent.directory_of(project))
+            reply.workspaces.append(convert.workspace_usage(project, usage))
+        return reply
+
+    @_unary
+    async def Clean(self, request: pb.CleanRequest, context: Any) -> pb.CleanReply:
+        projects = [self._agent.project(workspace_id) for workspace_id in request.workspace_ids]
+        cleaned = await cleaning.clean(self._agent, projects)
+        return pb.CleanReply(freed_bytes=cleaned.freed_bytes, left=cleaned.left[:MAX_NAMED])
+
+    @_unary
+    async def VerifyStore(
+        self, request: pb.VerifyStoreRequest, context: Any
+    ) -> pb.VerifyStoreReply:
+        store = self._agent.store
+        blobs = await asyncio.to_thread(lambda: sum(1 for _ in store))
+        problems = await asyncio.to_thread(lambda: list(map(str, store.verify())))
+        return pb.VerifyStoreReply(
+            blobs=blobs, damaged=len(problems), problems=problems[:MAX_NAMED]
+        )
+
+    # -- metrics and GPUs
+
+    @_unary
+    async def ListGpus(self, request: pb.ListGpusRequest, context: Any) -> pb.ListGpusReply:
+        snapshot, holders = await self._agent.gpus.look()
+        return convert.gpu_list(snapshot, holders, self._agent.runs_by_pid())
 
     @_streaming
     async def Metrics(self, request: pb.MetricsRequest, context: Any) -> None:  # type: ignore[override]
@@ -309,6 +380,8 @@ def _free_bytes(directory: Path) -> int:
 def _receive_frame(receiver: Receiver, frame: pb.PutBlobsFrame) -> None:
     for blob in frame.blobs:
         receiver.small(Digest(blob.digest), blob.data, zstd=blob.zstd)
+    for files in frame.files:
+        receiver.files(files.directory, files.entries, files.data, zstd=files.zstd)
     if not frame.HasField("large"):
         return
     part = frame.large
@@ -323,6 +396,9 @@ def _receive_frame(receiver: Receiver, frame: pb.PutBlobsFrame) -> None:
                 receiver.segment_data(segment.zstd, zstd=True)
             case "copy":
                 receiver.segment_copy(segment.copy.offset, segment.copy.size_bytes)
+            case "file":
+                file = segment.file
+                receiver.segment_file(file.path, file.offset, file.size_bytes)
     if part.abandon:
         receiver.abandon_large()
     elif part.end:

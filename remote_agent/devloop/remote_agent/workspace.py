@@ -11,6 +11,7 @@ On disk, below the workspace's own directory:
     state.json     see workspace_state.py
     staging/       new files on their way into `files`, and the records of the transition to come;
                    emptied when the workspace is opened
+    ahead/         files of a tree to come, as they arrive; gone like staging/
     aside/         what had changed on the box when a transition came for its path
     runs/          see runs.py
 
@@ -46,6 +47,7 @@ from devloop.cafs.tree import (
 )
 
 from . import staging
+from .ahead import Ahead
 from .staging import Staging
 from .workspace_state import (
     WorkspaceBroken,
@@ -55,7 +57,7 @@ from .workspace_state import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
 
     from devloop.cafs.digest import Digest
     from devloop.cafs.store import BlobStore
@@ -86,10 +88,13 @@ class Staged:
 
     target: Node
     changes: list[Change]
+    # Folders that came ahead and are new here: what is in them is not among the changes.
+    whole: dict[bytes, Node] = field(default_factory=dict)
     # Places in staging/ of files and whole new directories, by the path that they go to.
     moves: dict[bytes, bytes] = field(default_factory=dict)
     missing: list[Digest] = field(default_factory=list)
     records: _Records | None = None  # None when there is nothing to do
+    leaves_rest: bool = False  # in staging/, after all moves
     bytes_written: int = 0
     files_written: int = 0
 
@@ -117,6 +122,7 @@ class Workspace:
         self._state = read_state(self._state_path) or WorkspaceState(name=name)
         self._current: Node | None = None
         self._is_staging_empty = True
+        self._ahead: Ahead | None = None
 
     @property
     def id(self) -> str:
@@ -154,6 +160,42 @@ class Workspace:
 
     # -- staging
 
+    def begin_ahead(self) -> Ahead | None:
+        """For one upload at a time; `end_ahead` hands it to the next transition. None when the disk
+        does not let it."""
+        try:
+            return Ahead(self._directory / "ahead")
+        except OSError:
+            return None
+
+    def end_ahead(self, ahead: Ahead) -> None:
+        ahead.close()
+        if not ahead.is_spoiled:
+            self._ahead = ahead
+
+    def drop_ahead(self, ahead: Ahead | None = None) -> None:
+        """What no transition has taken over; with `ahead`, unless there is another one now."""
+        if self._ahead is not None and ahead in (None, self._ahead):
+            self._ahead.discard()
+            self._ahead = None
+
+    def _new_whole_folders(self, target: Node) -> dict[bytes, Node]:
+        """Those that one rename brings in: on a first sync nobody looks at each file then."""
+        if self._ahead is None or not self._ahead.fits(target):
+            return {}
+        whole = self._ahead.whole_folders(target)
+        return {path: node for path, node in whole.items() if self._lstat(path) is None}
+
+    def _take_over_ahead(self, target: Node) -> Ahead | None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        if ahead.fits(target):
+            ahead.move(self._staging / os.fsdecode(staging.AHEAD))
+            return ahead
+        ahead.discard()
+        return None
+
     def stage(self, target: Digest, *, repair: bool = False) -> Staged:
         """Writes what the transition to `target` needs beside its place; `files` stays as it is.
 
@@ -174,11 +216,17 @@ class Workspace:
             node = load_tree(target, self._store.get, bases[0] if bases else None)
         except (BlobMissing, BlobCorrupt):
             return Staged(empty_tree(), [], missing=self._unreadable_nodes(target))
-        changes = _changes(bases, node)
+        whole = self._new_whole_folders(node) if not bases else {}
+        changes = _changes(bases, node) if bases else {c.path: c for c in _all_new(node, whole)}
         if bases and (repair or self._lacks_directories(bases[0], changes)):
             # A change that is known from a base says more: whether something of ours makes way.
             changes = {change.path: change for change in self._absent(node)} | changes
-        staged = Staged(node, [changes[path] for path in sorted(changes)])
+        staged = Staged(node, [changes[path] for path in sorted(changes)], whole)
+        staged.missing = self._store.missing(
+            c.new.digest for c in staged.changes if isinstance(c.new, File)
+        )
+        if staged.missing:
+            return staged
         size_bytes = sum(c.new.size_bytes for c in staged.changes if isinstance(c.new, File))
         with _disk_errors(self._staging, size_bytes):
             self._stage_all(staged)
@@ -245,7 +293,9 @@ class Workspace:
         changes = iter(staged.changes)
         new_dirs: dict[bytes, bytes] = {}
         try:
-            with Staging(self._staging, self._store) as place_maker:
+            ahead = self._take_over_ahead(staged.target)
+            staged.leaves_rest = ahead is not None
+            with Staging(self._staging, self._store, ahead) as place_maker:
                 for change in changes:
                     self._stage_one(change, staged, place_maker, new_dirs)
         except (BlobMissing, BlobCorrupt) as error:
@@ -276,18 +326,23 @@ class Workspace:
         inside = stage.inside(above, name) if above is not None else None
         if isinstance(entry, Dir) and inside is None and self._merges(change, above is None):
             return
-        place = inside or stage.new_place()
+        place_ahead = stage.place_ahead(parent, name, entry)
+        place = inside or place_ahead or stage.new_place()
+        is_there = place == place_ahead
         match entry:
-            case File():
-                staged.bytes_written += stage.file(place, entry)
+            case File(_, size_bytes):
+                staged.bytes_written += size_bytes if is_there else stage.file(place, entry)
                 staged.files_written += 1
             case Symlink(target):
                 stage.symlink(place, target)
                 staged.files_written += 1
             case Dir(mode):
                 # A directory that the box lacks is built whole and moved in by one rename.
-                stage.directory(place, mode | 0o700)
+                stage.directory(place, mode | 0o700, is_there=is_there)
                 new_dirs[path] = place
+                if (whole := staged.whole.get(path)) is not None:
+                    staged.files_written += len(whole.entries)
+                    staged.bytes_written += _size_bytes(whole)
         if inside is None:
             staged.moves[path] = place
 
@@ -316,7 +371,7 @@ class Workspace:
                 with self._opened_root():
                     self._move(staged, bases, applied)
                 self._take_record(DONE, staged.records.done)
-            self._finish_staging(staged)
+        self._finish_staging(staged)
         self._current = staged.target
         return applied
 
@@ -504,6 +559,7 @@ class Workspace:
         try:
             self.runs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.files.mkdir(mode=0o700, exist_ok=True)
+            staging.remove(self._directory / "ahead")
             self._discard_staging()
         except OSError as error:
             raise WorkspaceBroken(f"cannot make {error.filename}: {error.strerror}") from error
@@ -528,7 +584,7 @@ class Workspace:
 
     def _finish_staging(self, staged: Staged) -> None:
         places = (os.path.join(os.fsencode(self._staging), p) for p in staged.moves.values())
-        if any(os.path.lexists(place) for place in places):
+        if staged.leaves_rest or any(os.path.lexists(place) for place in places):
             self._discard_staging()
         self._is_staging_empty = True
 
@@ -551,11 +607,23 @@ def _changes(bases: list[Node], target: Node) -> dict[bytes, Change]:
     Of several changes of one path, one that makes way for another kind of entry counts.
     """
     changes: dict[bytes, Change] = {}
-    for base in bases or [empty_tree()]:
+    for base in bases:
         for change in diff_trees(base, target):
             if change.path not in changes or _makes_way(change):
                 changes[change.path] = change
     return changes
+
+
+def _all_new(target: Node, whole: Container[bytes], prefix: bytes = b"") -> Iterator[Change]:
+    for name, entry in target.entries.items():
+        path = prefix + name
+        yield Change(path, None, entry)
+        if isinstance(entry, Dir) and path not in whole:
+            yield from _all_new(target.children[name], whole, path + b"/")
+
+
+def _size_bytes(node: Node) -> int:
+    return sum(entry.size_bytes for entry in node.entries.values() if isinstance(entry, File))
 
 
 def _makes_way(change: Change) -> bool:

@@ -29,6 +29,8 @@ _HOOK = Path(__file__).parent / "zygote" / "hook"
 _SESSION_VARIABLE = re.compile(
     r"SHLVL|PWD|OLDPWD|_|TERM|COLORTERM|COLUMNS|LINES|WINDOWID|DISPLAY|WAYLAND_DISPLAY|LS_COLORS"
     r"|GPG_TTY|STY|INVOCATION_ID|JOURNAL_STREAM|SYSTEMD_EXEC_PID|WT_SESSION|PS1"
+    # Read when a CUDA context is made, which no zygote has: runs on any GPU share one.
+    r"|CUDA_VISIBLE_DEVICES"
     r"|(TMUX|SSH_|XDG_SESSION|DBUS_|VTE_|TERM_|KITTY_|ITERM_|ALACRITTY_|DEVLOOP_).*"
 )
 

@@ -11,11 +11,14 @@ Limits (the agent refuses more with RESOURCE_EXHAUSTED or INVALID_ARGUMENT)
   digests in one HaveBlobs                   65,536
   blob bytes carried by one Apply            1 MiB; more goes ahead through PutBlobs
   one frame of PutBlobs                      1 MiB of blob bytes
+  one file in Files                          64 KiB; its path in an upload once
   one blob                                   1 TiB
   a path, relative to its workspace          4,095 bytes; a component 255
   argv and environment of a run together     1 MiB
   one log record                             256 KiB
   stdin bytes in one AttachRequest           256 KiB
+  data in one message of Forward             256 KiB; connections at once 1,024
+  ports in one Listen                        64; connections not yet taken up 128
 
 Paths travel as the bytes that the file system holds; they need not be UTF-8.
 """
@@ -315,23 +318,69 @@ class PutBlobsFrame(_message.Message):
 
     BLOBS_FIELD_NUMBER: _builtins.int
     LARGE_FIELD_NUMBER: _builtins.int
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blob]: ...
     @_builtins.property
     def large(self) -> Global___LargeBlobPart: ...
+    @_builtins.property
+    def workspace(self) -> Global___Workspace:
+        """Whose files the upload holds: with it, the agent writes them beside their places as they come,
+        for an Apply that follows within a minute. It may also leave that to the Apply. First frame only.
+        """
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___Files]: ...
     def __init__(
         self,
         *,
         blobs: _abc.Iterable[Global___Blob] | None = ...,
         large: Global___LargeBlobPart | None = ...,
+        workspace: Global___Workspace | None = ...,
+        files: _abc.Iterable[Global___Files] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["large", b"large"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["large", b"large", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "large", b"large"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "files", b"files", "large", b"large", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutBlobsFrame: _TypeAlias = PutBlobsFrame  # noqa: Y015
+
+@_typing.final
+class Files(_message.Message):
+    """Small files of one directory of a tree to come: blobs that also say where they belong."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    ZSTD_FIELD_NUMBER: _builtins.int
+    directory: _builtins.bytes
+    """relative to the workspace; empty = the workspace itself"""
+    entries: _builtins.bytes
+    """encoded like a tree node (cafs/tree.py), which has no others"""
+    data: _builtins.bytes
+    """their contents, in the order of the entries"""
+    zstd: _builtins.bool
+    """`data` is one zstd frame with its content size"""
+    def __init__(
+        self,
+        *,
+        directory: _builtins.bytes = ...,
+        entries: _builtins.bytes = ...,
+        data: _builtins.bytes = ...,
+        zstd: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "directory", b"directory", "entries", b"entries", "zstd", b"zstd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Files: _TypeAlias = Files  # noqa: Y015
 
 @_typing.final
 class Blob(_message.Message):
@@ -409,11 +458,16 @@ class Segment(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     ZSTD_FIELD_NUMBER: _builtins.int
     COPY_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     zstd: _builtins.bytes
     @_builtins.property
     def copy(self) -> Global___CopyRange:
         """bytes that the agent takes from `base`"""
+
+    @_builtins.property
+    def file(self) -> Global___FileRange:
+        """bytes that the agent reads from a file of its own machine"""
 
     def __init__(
         self,
@@ -421,16 +475,47 @@ class Segment(_message.Message):
         data: _builtins.bytes = ...,
         zstd: _builtins.bytes = ...,
         copy: Global___CopyRange | None = ...,
+        file: Global___FileRange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "data", b"data", "kind", b"kind", "zstd", b"zstd"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "data", b"data", "file", b"file", "kind", b"kind", "zstd", b"zstd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "data", b"data", "kind", b"kind", "zstd", b"zstd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "data", b"data", "file", b"file", "kind", b"kind", "zstd", b"zstd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["data", "zstd", "copy"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["data", "zstd", "copy", "file"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Segment: _TypeAlias = Segment  # noqa: Y015
+
+@_typing.final
+class FileRange(_message.Message):
+    """From a client on the same machine only. Bytes that are not there (any more) are no error: the blob
+    is not stored then, and `Apply` names it as missing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    path: _builtins.bytes
+    """absolute; a regular file"""
+    offset: _builtins.int
+    size_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        path: _builtins.bytes = ...,
+        offset: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileRange: _TypeAlias = FileRange  # noqa: Y015
 
 @_typing.final
 class CopyRange(_message.Message):
@@ -539,6 +624,7 @@ class Workspace(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     LOCAL_ROOT_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """[a-z0-9-]{1,64}"""
     name: _builtins.str
@@ -547,16 +633,19 @@ class Workspace(_message.Message):
     """The project's path, sent only when client and agent share a machine: where the agent looks
     for the project's own virtual environment.
     """
+    origin: _builtins.bytes
+    """The project's path on the client's machine, for `devloop clean`: nothing is read there."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         name: _builtins.str = ...,
         local_root: _builtins.bytes = ...,
+        origin: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "local_root", b"local_root", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "local_root", b"local_root", "name", b"name", "origin", b"origin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,6 +712,7 @@ class ApplyReply(_message.Message):
     SAVED_ASIDE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    GPUS_BUSY_FIELD_NUMBER: _builtins.int
     missing: _builtins.bytes
     """digests; when not empty, nothing was changed"""
     files_written: _builtins.int
@@ -640,6 +730,12 @@ class ApplyReply(_message.Message):
 
     @_builtins.property
     def timings(self) -> Global___ApplyTimings: ...
+    @_builtins.property
+    def gpus_busy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Too few GPUs are free for the run: a line each that fits and is in use. Nothing was changed.
+        With ON_BUSY_WAIT the reply comes when there are enough.
+        """
+
     def __init__(
         self,
         *,
@@ -651,10 +747,11 @@ class ApplyReply(_message.Message):
         saved_aside: _abc.Iterable[Global___SavedAside] | None = ...,
         run: Global___Run | None = ...,
         timings: Global___ApplyTimings | None = ...,
+        gpus_busy: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "bytes_written", b"bytes_written", "files_deleted", b"files_deleted", "files_written", b"files_written", "missing", b"missing", "run", b"run", "saved_aside", b"saved_aside", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "bytes_written", b"bytes_written", "files_deleted", b"files_deleted", "files_written", b"files_written", "gpus_busy", b"gpus_busy", "missing", b"missing", "run", b"run", "saved_aside", b"saved_aside", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -887,6 +984,8 @@ class RunSpec(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     CWD_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    SHELL_FIELD_NUMBER: _builtins.int
     env_is_whole: _builtins.bool
     tty: _builtins.bool
     """a pseudo-terminal; stdout and stderr are then one stream"""
@@ -906,6 +1005,14 @@ class RunSpec(_message.Message):
     """the client session that asked for it"""
     cwd: _builtins.bytes
     """where to start, relative to the workspace; empty = there"""
+    gpus: _builtins.str
+    """A wish for GPUs, up to 200 characters; its words are in cafs/gpu_wish.py. The run gets them for
+    its life, and CUDA_VISIBLE_DEVICES names them. Empty: its environment is left alone.
+    """
+    shell: _builtins.bool
+    """Of a run that is told of: StartShell started it. Not pinned to a tree, and in the way of no
+    transition; nothing is kept of it when it has ended.
+    """
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
@@ -938,10 +1045,12 @@ class RunSpec(_message.Message):
         outputs: _abc.Iterable[_builtins.str] | None = ...,
         owner: _builtins.str = ...,
         cwd: _builtins.bytes = ...,
+        gpus: _builtins.str = ...,
+        shell: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "columns", b"columns", "cwd", b"cwd", "env", b"env", "env_is_whole", b"env_is_whole", "lease_s", b"lease_s", "outputs", b"outputs", "owner", b"owner", "preload", b"preload", "reason", b"reason", "rows", b"rows", "stdin", b"stdin", "stop_timeout_s", b"stop_timeout_s", "tty", b"tty", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "columns", b"columns", "cwd", b"cwd", "env", b"env", "env_is_whole", b"env_is_whole", "gpus", b"gpus", "lease_s", b"lease_s", "outputs", b"outputs", "owner", b"owner", "preload", b"preload", "reason", b"reason", "rows", b"rows", "shell", b"shell", "stdin", b"stdin", "stop_timeout_s", b"stop_timeout_s", "tty", b"tty", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -964,6 +1073,7 @@ class Run(_message.Message):
     START_NOTE_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     WORKSPACE_NAME_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """counts up in its workspace, from 1"""
     workspace_id: _builtins.str
@@ -987,6 +1097,10 @@ class Run(_message.Message):
     def end(self) -> Global___RunEnd:
         """when ENDED"""
 
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunGpu]:
+        """that were picked for it"""
+
     def __init__(
         self,
         *,
@@ -1003,14 +1117,41 @@ class Run(_message.Message):
         start_note: _builtins.str = ...,
         pid: _builtins.int = ...,
         workspace_name: _builtins.str = ...,
+        gpus: _abc.Iterable[Global___RunGpu] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "ended_ns", b"ended_ns", "first_output_ns", b"first_output_ns", "number", b"number", "pid", b"pid", "spec", b"spec", "start_kind", b"start_kind", "start_note", b"start_note", "started_ns", b"started_ns", "state", b"state", "tree", b"tree", "workspace_id", b"workspace_id", "workspace_name", b"workspace_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "ended_ns", b"ended_ns", "first_output_ns", b"first_output_ns", "gpus", b"gpus", "number", b"number", "pid", b"pid", "spec", b"spec", "start_kind", b"start_kind", "start_note", b"start_note", "started_ns", b"started_ns", "state", b"state", "tree", b"tree", "workspace_id", b"workspace_id", "workspace_name", b"workspace_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class RunGpu(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    label: _builtins.str
+    """as nvidia-smi numbers them: "0", or "0:1" for a slice (MIG)"""
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        label: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunGpu: _TypeAlias = RunGpu  # noqa: Y015
 
 @_typing.final
 class RunEnd(_message.Message):
@@ -1113,6 +1254,8 @@ class AttachOpen(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     STDIN_FIELD_NUMBER: _builtins.int
     WORKSPACE_NAME_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    AFTER_RUN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     run: _builtins.int
     """0: every run that starts from now on"""
@@ -1125,11 +1268,17 @@ class AttachOpen(_message.Message):
     holds_lease: _builtins.bool
     """keeps the run alive (RunSpec.lease_s)"""
     owner: _builtins.str
-    """with run 0: only runs of this owner; empty = all"""
+    """The client session; with run 0: only runs of this owner; empty = all."""
     stdin: _builtins.bool
     """Asks for the run's stdin, which one attachment at a time holds: a StdinAck is the first reply."""
     workspace_name: _builtins.str
     """with run 0: makes a workspace that is not there yet"""
+    after_run: _builtins.int
+    """With run 0: every run with a higher number, rather than those that start from now on."""
+    @_builtins.property
+    def resume(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resume]:
+        """With run 0, after a lost link: these runs too, each from its record on."""
+
     def __init__(
         self,
         *,
@@ -1142,14 +1291,42 @@ class AttachOpen(_message.Message):
         owner: _builtins.str = ...,
         stdin: _builtins.bool = ...,
         workspace_name: _builtins.str = ...,
+        resume: _abc.Iterable[Global___Resume] | None = ...,
+        after_run: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_run", b"_after_run", "after_run", b"after_run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_run", b"_after_run", "after_run", b"after_run", "follow", b"follow", "from_record", b"from_record", "holds_lease", b"holds_lease", "lossless", b"lossless", "owner", b"owner", "resume", b"resume", "run", b"run", "stdin", b"stdin", "workspace_id", b"workspace_id", "workspace_name", b"workspace_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_run: _TypeAlias = _typing.Literal["after_run"]  # noqa: Y015
+    _WhichOneofArgType__after_run: _TypeAlias = _typing.Literal["_after_run", b"_after_run"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_run) -> _WhichOneofReturnType__after_run | None: ...
+
+Global___AttachOpen: _TypeAlias = AttachOpen  # noqa: Y015
+
+@_typing.final
+class Resume(_message.Message):
+    """A newer attachment of one `owner` to the same run ends the older one, whose link is lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    FROM_RECORD_FIELD_NUMBER: _builtins.int
+    run: _builtins.int
+    from_record: _builtins.int
+    def __init__(
+        self,
+        *,
+        run: _builtins.int = ...,
+        from_record: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "from_record", b"from_record", "holds_lease", b"holds_lease", "lossless", b"lossless", "owner", b"owner", "run", b"run", "stdin", b"stdin", "workspace_id", b"workspace_id", "workspace_name", b"workspace_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_record", b"from_record", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AttachOpen: _TypeAlias = AttachOpen  # noqa: Y015
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class Stdin(_message.Message):
@@ -1418,6 +1595,441 @@ class StopRunReply(_message.Message):
 Global___StopRunReply: _TypeAlias = StopRunReply  # noqa: Y015
 
 @_typing.final
+class StartShellRequest(_message.Message):
+    """---------------------------------------------------------------- shell"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def workspace(self) -> Global___Workspace:
+        """made when it is not there yet"""
+
+    @_builtins.property
+    def run(self) -> Global___RunSpec:
+        """an empty argv: the login shell of the agent's user"""
+
+    def __init__(
+        self,
+        *,
+        workspace: Global___Workspace | None = ...,
+        run: Global___RunSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "workspace", b"workspace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartShellRequest: _TypeAlias = StartShellRequest  # noqa: Y015
+
+@_typing.final
+class ForwardRequest(_message.Message):
+    """---------------------------------------------------------------- ports"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    EOF_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """up to 256 KiB"""
+    eof: _builtins.bool
+    """the last one: this side sends no more"""
+    @_builtins.property
+    def open(self) -> Global___ForwardOpen:
+        """first, and only first; data may follow at once"""
+
+    def __init__(
+        self,
+        *,
+        open: Global___ForwardOpen | None = ...,
+        data: _builtins.bytes = ...,
+        eof: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "eof", b"eof", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "eof", b"eof", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "data", "eof"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ForwardRequest: _TypeAlias = ForwardRequest  # noqa: Y015
+
+@_typing.final
+class ForwardOpen(_message.Message):
+    """What the box's end of the connection is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """connect to this host, as the box sees it, and port"""
+    port: _builtins.int
+    accepted: _builtins.int
+    """instead: this connection, which a Listen has named"""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        accepted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "host", b"host", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForwardOpen: _TypeAlias = ForwardOpen  # noqa: Y015
+
+@_typing.final
+class ForwardReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    EOF_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """up to 256 KiB"""
+    eof: _builtins.bool
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        eof: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "eof", b"eof", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "eof", b"eof", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["data", "eof"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ForwardReply: _TypeAlias = ForwardReply  # noqa: Y015
+
+@_typing.final
+class ListenRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORTS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """A newer Listen of one owner ends the older one, whose link is lost and which holds the ports."""
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListenPort]: ...
+    def __init__(
+        self,
+        *,
+        ports: _abc.Iterable[Global___ListenPort] | None = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "ports", b"ports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListenRequest: _TypeAlias = ListenRequest  # noqa: Y015
+
+@_typing.final
+class ListenPort(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """a loopback address or "localhost"; others are refused"""
+    port: _builtins.int
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListenPort: _TypeAlias = ListenPort  # noqa: Y015
+
+@_typing.final
+class ListenReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTENING_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    listening: _builtins.bool
+    """first: every port is open"""
+    @_builtins.property
+    def accepted(self) -> Global___Accepted: ...
+    def __init__(
+        self,
+        *,
+        listening: _builtins.bool = ...,
+        accepted: Global___Accepted | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "kind", b"kind", "listening", b"listening"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "kind", b"kind", "listening", b"listening"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["listening", "accepted"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ListenReply: _TypeAlias = ListenReply  # noqa: Y015
+
+@_typing.final
+class Accepted(_message.Message):
+    """To be taken up by a Forward within 30 s; reset otherwise, and when the Listen ends before that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PORT_INDEX_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    port_index: _builtins.int
+    """in ListenRequest.ports"""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        port_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "port_index", b"port_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Accepted: _TypeAlias = Accepted  # noqa: Y015
+
+@_typing.final
+class UsageRequest(_message.Message):
+    """---------------------------------------------------------------- disk space"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    """empty: every one"""
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageRequest: _TypeAlias = UsageRequest  # noqa: Y015
+
+@_typing.final
+class UsageReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACES_FIELD_NUMBER: _builtins.int
+    STORE_BYTES_FIELD_NUMBER: _builtins.int
+    STORE_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    store_bytes: _builtins.int
+    store_limit_bytes: _builtins.int
+    """what nobody needs goes, oldest first, to stay below it"""
+    @_builtins.property
+    def workspaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkspaceUsage]: ...
+    def __init__(
+        self,
+        *,
+        workspaces: _abc.Iterable[Global___WorkspaceUsage] | None = ...,
+        store_bytes: _builtins.int = ...,
+        store_limit_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["store_bytes", b"store_bytes", "store_limit_bytes", b"store_limit_bytes", "workspaces", b"workspaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageReply: _TypeAlias = UsageReply  # noqa: Y015
+
+@_typing.final
+class WorkspaceUsage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    ASIDE_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    USED_NS_FIELD_NUMBER: _builtins.int
+    LIVE_RUNS_FIELD_NUMBER: _builtins.int
+    FOLLOWED_FIELD_NUMBER: _builtins.int
+    used_ns: _builtins.int
+    """Unix time of the last sync or run"""
+    followed: _builtins.bool
+    """a client waits for runs to come: an open `up`"""
+    @_builtins.property
+    def workspace(self) -> Global___Workspace:
+        """`origin` is empty when it is not known"""
+
+    @_builtins.property
+    def files(self) -> Global___Taken:
+        """synced files, and what runs made"""
+
+    @_builtins.property
+    def aside(self) -> Global___Taken:
+        """what a sync found changed on the box, and kept"""
+
+    @_builtins.property
+    def runs(self) -> Global___Taken:
+        """records and logs"""
+
+    @_builtins.property
+    def live_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        workspace: Global___Workspace | None = ...,
+        files: Global___Taken | None = ...,
+        aside: Global___Taken | None = ...,
+        runs: Global___Taken | None = ...,
+        used_ns: _builtins.int = ...,
+        live_runs: _abc.Iterable[_builtins.int] | None = ...,
+        followed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "files", b"files", "runs", b"runs", "workspace", b"workspace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "files", b"files", "followed", b"followed", "live_runs", b"live_runs", "runs", b"runs", "used_ns", b"used_ns", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkspaceUsage: _TypeAlias = WorkspaceUsage  # noqa: Y015
+
+@_typing.final
+class Taken(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHARED_BYTES_FIELD_NUMBER: _builtins.int
+    files: _builtins.int
+    size_bytes: _builtins.int
+    """of disk space"""
+    shared_bytes: _builtins.int
+    """of these, in files that have other names elsewhere"""
+    def __init__(
+        self,
+        *,
+        files: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        shared_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "shared_bytes", b"shared_bytes", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Taken: _TypeAlias = Taken  # noqa: Y015
+
+@_typing.final
+class CleanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def workspace_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """none: only blobs that nobody needs"""
+
+    def __init__(
+        self,
+        *,
+        workspace_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workspace_ids", b"workspace_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanRequest: _TypeAlias = CleanRequest  # noqa: Y015
+
+@_typing.final
+class CleanReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    freed_bytes: _builtins.int
+    @_builtins.property
+    def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"PATH: REASON", up to 100: what could not be deleted"""
+
+    def __init__(
+        self,
+        *,
+        freed_bytes: _builtins.int = ...,
+        left: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed_bytes", b"freed_bytes", "left", b"left"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanReply: _TypeAlias = CleanReply  # noqa: Y015
+
+@_typing.final
+class VerifyStoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyStoreRequest: _TypeAlias = VerifyStoreRequest  # noqa: Y015
+
+@_typing.final
+class VerifyStoreReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOBS_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    blobs: _builtins.int
+    """that were looked at"""
+    damaged: _builtins.int
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"PATH: REASON", up to 100"""
+
+    def __init__(
+        self,
+        *,
+        blobs: _builtins.int = ...,
+        damaged: _builtins.int = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "damaged", b"damaged", "problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyStoreReply: _TypeAlias = VerifyStoreReply  # noqa: Y015
+
+@_typing.final
 class MetricsRequest(_message.Message):
     """---------------------------------------------------------------- metrics"""
 
@@ -1531,6 +2143,10 @@ class Gpu(_message.Message):
     POWER_LIMIT_W_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
     THROTTLE_REASONS_FIELD_NUMBER: _builtins.int
+    DIVIDED_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
@@ -1540,10 +2156,25 @@ class Gpu(_message.Message):
     temperature_c: _builtins.float
     power_w: _builtins.float
     power_limit_w: _builtins.float
+    divided: _builtins.bool
+    """by MIG: only its slices compute; there may be none"""
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuProcess]: ...
     @_builtins.property
     def throttle_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gpu]:
+        """`index` counts in the GPU, with gaps; only uuid, name, memory"""
+
+    @_builtins.property
+    def holder(self) -> Global___GpuHolder:
+        """and processes are set
+        In ListGpusReply only: the devloop run that holds it, and who uses it, for people; nobody: it is
+        free, and a run may get it.
+        """
+
+    @_builtins.property
+    def users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1558,14 +2189,92 @@ class Gpu(_message.Message):
         power_limit_w: _builtins.float = ...,
         processes: _abc.Iterable[Global___GpuProcess] | None = ...,
         throttle_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        divided: _builtins.bool = ...,
+        slices: _abc.Iterable[Global___Gpu] | None = ...,
+        holder: Global___GpuHolder | None = ...,
+        users: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "name", b"name", "power_limit_w", b"power_limit_w", "power_w", b"power_w", "processes", b"processes", "temperature_c", b"temperature_c", "throttle_reasons", b"throttle_reasons", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["divided", b"divided", "holder", b"holder", "index", b"index", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "name", b"name", "power_limit_w", b"power_limit_w", "power_w", b"power_w", "processes", b"processes", "slices", b"slices", "temperature_c", b"temperature_c", "throttle_reasons", b"throttle_reasons", "users", b"users", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Gpu: _TypeAlias = Gpu  # noqa: Y015
+
+@_typing.final
+class GpuHolder(_message.Message):
+    """A run of any user of the box; what it says of itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    project: _builtins.str
+    """may be empty, as `run` may be 0: not known"""
+    run: _builtins.int
+    since_ns: _builtins.int
+    """Unix time"""
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        project: _builtins.str = ...,
+        run: _builtins.int = ...,
+        since_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "run", b"run", "since_ns", b"since_ns", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuHolder: _TypeAlias = GpuHolder  # noqa: Y015
+
+@_typing.final
+class ListGpusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGpusRequest: _TypeAlias = ListGpusRequest  # noqa: Y015
+
+@_typing.final
+class ListGpusReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    state: Global___GpuState.ValueType
+    detail: _builtins.str
+    """unless OK: why"""
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gpu]: ...
+    def __init__(
+        self,
+        *,
+        state: Global___GpuState.ValueType = ...,
+        detail: _builtins.str = ...,
+        gpus: _abc.Iterable[Global___Gpu] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "gpus", b"gpus", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGpusReply: _TypeAlias = ListGpusReply  # noqa: Y015
 
 @_typing.final
 class GpuProcess(_message.Message):
@@ -1577,13 +2286,16 @@ class GpuProcess(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    DRAWS_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     memory_bytes: _builtins.int
     command: _builtins.str
     user: _builtins.str
     run: _builtins.int
-    """0: not one of ours"""
+    """0: not one of ours; known in ListGpusReply only"""
     workspace_id: _builtins.str
+    draws: _builtins.bool
+    """on a screen, and computes nothing"""
     def __init__(
         self,
         *,
@@ -1593,10 +2305,11 @@ class GpuProcess(_message.Message):
         user: _builtins.str = ...,
         run: _builtins.int = ...,
         workspace_id: _builtins.str = ...,
+        draws: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "memory_bytes", b"memory_bytes", "pid", b"pid", "run", b"run", "user", b"user", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "draws", b"draws", "memory_bytes", b"memory_bytes", "pid", b"pid", "run", b"run", "user", b"user", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

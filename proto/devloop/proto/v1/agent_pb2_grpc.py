@@ -84,10 +84,45 @@ class AgentStub:
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StopRunReply.FromString,
                 _registered_method=True)
+        self.StartShell = channel.unary_unary(
+                '/devloop.proto.v1.Agent/StartShell',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StartShellRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.Run.FromString,
+                _registered_method=True)
+        self.Forward = channel.stream_stream(
+                '/devloop.proto.v1.Agent/Forward',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ForwardRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ForwardReply.FromString,
+                _registered_method=True)
+        self.Listen = channel.unary_stream(
+                '/devloop.proto.v1.Agent/Listen',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListenRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListenReply.FromString,
+                _registered_method=True)
+        self.Usage = channel.unary_unary(
+                '/devloop.proto.v1.Agent/Usage',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.UsageRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.UsageReply.FromString,
+                _registered_method=True)
+        self.Clean = channel.unary_unary(
+                '/devloop.proto.v1.Agent/Clean',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CleanRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CleanReply.FromString,
+                _registered_method=True)
+        self.VerifyStore = channel.unary_unary(
+                '/devloop.proto.v1.Agent/VerifyStore',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyStoreRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyStoreReply.FromString,
+                _registered_method=True)
         self.Metrics = channel.unary_stream(
                 '/devloop.proto.v1.Agent/Metrics',
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.MetricsRequest.SerializeToString,
                 response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.MetricsSample.FromString,
+                _registered_method=True)
+        self.ListGpus = channel.unary_unary(
+                '/devloop.proto.v1.Agent/ListGpus',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusReply.FromString,
                 _registered_method=True)
         self.Shutdown = channel.unary_unary(
                 '/devloop.proto.v1.Agent/Shutdown',
@@ -170,8 +205,61 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartShell(self, request, context):
+        """Starts an interactive shell in a workspace as it is: it waits for nothing, and is in nobody's
+        way. Attach to it as to a run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forward(self, request_iterator, context):
+        """One TCP connection, carried both ways; the call ends when both sides have said `eof`. Any
+        other end of the call is a reset of the connection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Listen(self, request, context):
+        """Listens on ports of the box for as long as the call is open, and names what was accepted.
+        Without a port it is a way to hear of the end of the link.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Usage(self, request, context):
+        """What workspaces and the store take on the agent's disk. Looks at every file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Clean(self, request, context):
+        """Removes workspaces with all that is in them, then blobs that no other workspace needs. Refused
+        with FAILED_PRECONDITION, and nothing is changed, while one of them is in use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyStore(self, request, context):
+        """Reads and hashes every blob. Damaged ones are dropped: the next sync sends them again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Metrics(self, request, context):
         """Host and GPU metrics, one sample an interval.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGpus(self, request, context):
+        """The box's GPUs, who computes on them, and which devloop runs hold them, of whatever user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,10 +325,45 @@ def add_AgentServicer_to_server(servicer, server):
                     request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StopRunRequest.FromString,
                     response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StopRunReply.SerializeToString,
             ),
+            'StartShell': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartShell,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StartShellRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.Run.SerializeToString,
+            ),
+            'Forward': grpc.stream_stream_rpc_method_handler(
+                    servicer.Forward,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ForwardRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ForwardReply.SerializeToString,
+            ),
+            'Listen': grpc.unary_stream_rpc_method_handler(
+                    servicer.Listen,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListenRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListenReply.SerializeToString,
+            ),
+            'Usage': grpc.unary_unary_rpc_method_handler(
+                    servicer.Usage,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.UsageRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.UsageReply.SerializeToString,
+            ),
+            'Clean': grpc.unary_unary_rpc_method_handler(
+                    servicer.Clean,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CleanRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CleanReply.SerializeToString,
+            ),
+            'VerifyStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyStore,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyStoreRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyStoreReply.SerializeToString,
+            ),
             'Metrics': grpc.unary_stream_rpc_method_handler(
                     servicer.Metrics,
                     request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.MetricsRequest.FromString,
                     response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.MetricsSample.SerializeToString,
+            ),
+            'ListGpus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGpus,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusReply.SerializeToString,
             ),
             'Shutdown': grpc.unary_unary_rpc_method_handler(
                     servicer.Shutdown,
@@ -529,6 +652,168 @@ class Agent:
             _registered_method=True)
 
     @staticmethod
+    def StartShell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/StartShell',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.StartShellRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forward(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/devloop.proto.v1.Agent/Forward',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ForwardRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ForwardReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Listen(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/Listen',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ListenRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ListenReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Usage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/Usage',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.UsageRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.UsageReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Clean(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/Clean',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.CleanRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.CleanReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/VerifyStore',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyStoreRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyStoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Metrics(request,
             target,
             options=(),
@@ -545,6 +830,33 @@ class Agent:
             '/devloop.proto.v1.Agent/Metrics',
             devloop_dot_proto_dot_v1_dot_agent__pb2.MetricsRequest.SerializeToString,
             devloop_dot_proto_dot_v1_dot_agent__pb2.MetricsSample.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGpus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/ListGpus',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,11 +11,14 @@ Limits (the agent refuses more with RESOURCE_EXHAUSTED or INVALID_ARGUMENT)
   digests in one HaveBlobs                   65,536
   blob bytes carried by one Apply            1 MiB; more goes ahead through PutBlobs
   one frame of PutBlobs                      1 MiB of blob bytes
+  one file in Files                          64 KiB; its path in an upload once
   one blob                                   1 TiB
   a path, relative to its workspace          4,095 bytes; a component 255
   argv and environment of a run together     1 MiB
   one log record                             256 KiB
   stdin bytes in one AttachRequest           256 KiB
+  data in one message of Forward             256 KiB; connections at once 1,024
+  ports in one Listen                        64; connections not yet taken up 128
 
 Paths travel as the bytes that the file system holds; they need not be UTF-8.
 """
@@ -71,8 +74,30 @@ class AgentStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListRunsRequest, _agent_pb2.ListRunsReply]
     StopRun: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StopRunRequest, _agent_pb2.StopRunReply]
     """Ends a run by the ladder: SIGINT, SIGTERM, kill; returns when nothing of it is left."""
+    StartShell: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StartShellRequest, _agent_pb2.Run]
+    """Starts an interactive shell in a workspace as it is: it waits for nothing, and is in nobody's
+    way. Attach to it as to a run.
+    """
+    Forward: _grpc.StreamStreamMultiCallable[_agent_pb2.ForwardRequest, _agent_pb2.ForwardReply]
+    """One TCP connection, carried both ways; the call ends when both sides have said `eof`. Any
+    other end of the call is a reset of the connection.
+    """
+    Listen: _grpc.UnaryStreamMultiCallable[_agent_pb2.ListenRequest, _agent_pb2.ListenReply]
+    """Listens on ports of the box for as long as the call is open, and names what was accepted.
+    Without a port it is a way to hear of the end of the link.
+    """
+    Usage: _grpc.UnaryUnaryMultiCallable[_agent_pb2.UsageRequest, _agent_pb2.UsageReply]
+    """What workspaces and the store take on the agent's disk. Looks at every file."""
+    Clean: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CleanRequest, _agent_pb2.CleanReply]
+    """Removes workspaces with all that is in them, then blobs that no other workspace needs. Refused
+    with FAILED_PRECONDITION, and nothing is changed, while one of them is in use.
+    """
+    VerifyStore: _grpc.UnaryUnaryMultiCallable[_agent_pb2.VerifyStoreRequest, _agent_pb2.VerifyStoreReply]
+    """Reads and hashes every blob. Damaged ones are dropped: the next sync sends them again."""
     Metrics: _grpc.UnaryStreamMultiCallable[_agent_pb2.MetricsRequest, _agent_pb2.MetricsSample]
     """Host and GPU metrics, one sample an interval."""
+    ListGpus: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListGpusRequest, _agent_pb2.ListGpusReply]
+    """The box's GPUs, who computes on them, and which devloop runs hold them, of whatever user."""
     Shutdown: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ShutdownRequest, _agent_pb2.ShutdownReply]
     """Ends the agent. Refused with FAILED_PRECONDITION while runs are live, unless `stop_runs`."""
 
@@ -102,8 +127,30 @@ class AgentAsyncStub(AgentStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListRunsRequest, _agent_pb2.ListRunsReply]  # type: ignore[assignment]
     StopRun: _aio.UnaryUnaryMultiCallable[_agent_pb2.StopRunRequest, _agent_pb2.StopRunReply]  # type: ignore[assignment]
     """Ends a run by the ladder: SIGINT, SIGTERM, kill; returns when nothing of it is left."""
+    StartShell: _aio.UnaryUnaryMultiCallable[_agent_pb2.StartShellRequest, _agent_pb2.Run]  # type: ignore[assignment]
+    """Starts an interactive shell in a workspace as it is: it waits for nothing, and is in nobody's
+    way. Attach to it as to a run.
+    """
+    Forward: _aio.StreamStreamMultiCallable[_agent_pb2.ForwardRequest, _agent_pb2.ForwardReply]  # type: ignore[assignment]
+    """One TCP connection, carried both ways; the call ends when both sides have said `eof`. Any
+    other end of the call is a reset of the connection.
+    """
+    Listen: _aio.UnaryStreamMultiCallable[_agent_pb2.ListenRequest, _agent_pb2.ListenReply]  # type: ignore[assignment]
+    """Listens on ports of the box for as long as the call is open, and names what was accepted.
+    Without a port it is a way to hear of the end of the link.
+    """
+    Usage: _aio.UnaryUnaryMultiCallable[_agent_pb2.UsageRequest, _agent_pb2.UsageReply]  # type: ignore[assignment]
+    """What workspaces and the store take on the agent's disk. Looks at every file."""
+    Clean: _aio.UnaryUnaryMultiCallable[_agent_pb2.CleanRequest, _agent_pb2.CleanReply]  # type: ignore[assignment]
+    """Removes workspaces with all that is in them, then blobs that no other workspace needs. Refused
+    with FAILED_PRECONDITION, and nothing is changed, while one of them is in use.
+    """
+    VerifyStore: _aio.UnaryUnaryMultiCallable[_agent_pb2.VerifyStoreRequest, _agent_pb2.VerifyStoreReply]  # type: ignore[assignment]
+    """Reads and hashes every blob. Damaged ones are dropped: the next sync sends them again."""
     Metrics: _aio.UnaryStreamMultiCallable[_agent_pb2.MetricsRequest, _agent_pb2.MetricsSample]  # type: ignore[assignment]
     """Host and GPU metrics, one sample an interval."""
+    ListGpus: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListGpusRequest, _agent_pb2.ListGpusReply]  # type: ignore[assignment]
+    """The box's GPUs, who computes on them, and which devloop runs hold them, of whatever user."""
     Shutdown: _aio.UnaryUnaryMultiCallable[_agent_pb2.ShutdownRequest, _agent_pb2.ShutdownReply]  # type: ignore[assignment]
     """Ends the agent. Refused with FAILED_PRECONDITION while runs are live, unless `stop_runs`."""
 
@@ -192,12 +239,76 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         """Ends a run by the ladder: SIGINT, SIGTERM, kill; returns when nothing of it is left."""
 
     @_abc_1.abstractmethod
+    def StartShell(
+        self,
+        request: _agent_pb2.StartShellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.Run, _abc.Awaitable[_agent_pb2.Run]]:
+        """Starts an interactive shell in a workspace as it is: it waits for nothing, and is in nobody's
+        way. Attach to it as to a run.
+        """
+
+    @_abc_1.abstractmethod
+    def Forward(
+        self,
+        request_iterator: _MaybeAsyncIterator[_agent_pb2.ForwardRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.ForwardReply], _abc.AsyncIterator[_agent_pb2.ForwardReply]]:
+        """One TCP connection, carried both ways; the call ends when both sides have said `eof`. Any
+        other end of the call is a reset of the connection.
+        """
+
+    @_abc_1.abstractmethod
+    def Listen(
+        self,
+        request: _agent_pb2.ListenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.ListenReply], _abc.AsyncIterator[_agent_pb2.ListenReply]]:
+        """Listens on ports of the box for as long as the call is open, and names what was accepted.
+        Without a port it is a way to hear of the end of the link.
+        """
+
+    @_abc_1.abstractmethod
+    def Usage(
+        self,
+        request: _agent_pb2.UsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.UsageReply, _abc.Awaitable[_agent_pb2.UsageReply]]:
+        """What workspaces and the store take on the agent's disk. Looks at every file."""
+
+    @_abc_1.abstractmethod
+    def Clean(
+        self,
+        request: _agent_pb2.CleanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.CleanReply, _abc.Awaitable[_agent_pb2.CleanReply]]:
+        """Removes workspaces with all that is in them, then blobs that no other workspace needs. Refused
+        with FAILED_PRECONDITION, and nothing is changed, while one of them is in use.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyStore(
+        self,
+        request: _agent_pb2.VerifyStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.VerifyStoreReply, _abc.Awaitable[_agent_pb2.VerifyStoreReply]]:
+        """Reads and hashes every blob. Damaged ones are dropped: the next sync sends them again."""
+
+    @_abc_1.abstractmethod
     def Metrics(
         self,
         request: _agent_pb2.MetricsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.MetricsSample], _abc.AsyncIterator[_agent_pb2.MetricsSample]]:
         """Host and GPU metrics, one sample an interval."""
+
+    @_abc_1.abstractmethod
+    def ListGpus(
+        self,
+        request: _agent_pb2.ListGpusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ListGpusReply, _abc.Awaitable[_agent_pb2.ListGpusReply]]:
+        """The box's GPUs, who computes on them, and which devloop runs hold them, of whatever user."""
 
     @_abc_1.abstractmethod
     def Shutdown(
