@@ -15,8 +15,9 @@ from devloop.cli.config import KEYS, load_config, run_environment
 from devloop.cli.errors import ConfigError
 
 EVERYTHING = """\
-target = "local"
+target = "me@gpu1:2222"
 image = "host"
+ports = [6006, "8888:80"]
 
 [run]
 command = "python train.py --name 'a b'"
@@ -26,6 +27,8 @@ env_file = ".env"
 on_save = "signal"
 save_signal = "usr1"
 stop_timeout = "500ms"
+gpus = "a100 : 2"
+on_disconnect = "10m"
 
 [sync]
 ignore = ["*.ckpt"]
@@ -36,6 +39,13 @@ debounce_ms = 20
 
 [agent]
 idle_timeout = "2h"
+store_limit = "1.5 GB"
+python = "/opt/python3"
+
+[ssh]
+client = "paramiko"
+config = "ssh_config"
+connect_timeout = 3
 """
 
 
@@ -46,7 +56,9 @@ def test_without_configuration_the_defaults_hold(project: Path) -> None:
     assert (config.run.command, config.run.preload, config.run.env) == ((), (), {})
     assert (config.run.on_save, config.run.save_signal) == ("restart", "SIGHUP")
     assert (config.run.stop_timeout_s, config.agent.idle_timeout_s) == (2.0, 1800.0)
+    assert config.run.gpus == ""
     assert (config.sync.ignore, config.sync.outputs, config.watch.debounce_ms) == ((), (), 5)
+    assert config.agent.store_limit_bytes == 50_000_000_000
 
 
 def test_every_key_of_the_file_is_read(project: Path) -> None:
@@ -59,8 +71,14 @@ def test_every_key_of_the_file_is_read(project: Path) -> None:
     assert config.run.env_file == project / ".env"
     assert (config.run.on_save, config.run.save_signal) == ("signal", "SIGUSR1")
     assert (config.run.stop_timeout_s, config.agent.idle_timeout_s) == (0.5, 7200.0)
+    assert config.run.gpus == "a100:2"
     assert (config.sync.ignore, config.sync.outputs) == (("*.ckpt",), ("checkpoints/",))
     assert config.watch.debounce_ms == 20
+    assert config.agent.store_limit_bytes == 1_500_000_000
+    assert (config.target, config.run.on_disconnect) == ("me@gpu1:2222", 600.0)
+    assert config.ssh == ("paramiko", project / "ssh_config", 3.0)
+    assert config.agent.python == "/opt/python3"
+    assert list(map(str, config.ports)) == ["6006", "8888:80"]
     assert all(name.split(".")[-1] in EVERYTHING for name in KEYS)
 
 
@@ -86,7 +104,7 @@ def test_an_unknown_key_names_file_line_and_nearest_key(project: Path) -> None:
         ("on_save = 'queue'", "devloop.toml:1: unknown key on_save", "run.on_save"),
         ("\nrun = 3", "devloop.toml:2: run must be a table", "[run]"),
         ("xyzzy.a = 3", "devloop.toml:1: unknown key xyzzy", "the keys are target,"),
-        ("target = 'gpu1'", 'devloop.toml:1: target "gpu1" is not supported', '"local"'),
+        ("target = '-oX'", "devloop.toml:1: target is not right: '-oX' is no SSH", "~/.ssh/config"),
         ("image = 'debian'", 'devloop.toml:1: image "debian" is not supported', '"host"'),
         ("[run]\non_save = 'que'", 'devloop.toml:2: run.on_save must be one of "re', '"queue"?'),
         ("run.command = 3", "devloop.toml:1: run.command must be a string or an array of", ""),
@@ -99,8 +117,17 @@ def test_an_unknown_key_names_file_line_and_nearest_key(project: Path) -> None:
         ("run.stop_timeout = true", "devloop.toml:1: run.stop_timeout must be a duration", '"90s"'),
         ("run.stop_timeout = nan", "devloop.toml:1: run.stop_timeout must be from 0.1 to 3600", ""),
         ("run.stop_timeout = '5 d'", "devloop.toml:1: run.stop_timeout must be a duration", ""),
+        ("run.gpus = true", "devloop.toml:1: run.gpus must be a count or a string", '"A100:2"'),
+        ("run.gpus = 4090", "devloop.toml:1: run.gpus cannot be used: 4090 GPUs", '"RTX 4090"'),
+        ("run.gpus = '9GB..8GB'", "devloop.toml:1: run.gpus cannot be used: ", '"24GB.."'),
         ("run.save_signal = 'FOO'", "devloop.toml:1: run.save_signal must be the name of a", ""),
         ("watch.debounce_ms = 1.5", "devloop.toml:1: watch.debounce_ms must be a whole number", ""),
+        ("agent.store_limit = 50", "devloop.toml:1: agent.store_limit must be a size", '"50GB"'),
+        ("agent.store_limit = '5'", "devloop.toml:1: agent.store_limit must be a size", '"50GB"'),
+        ("ports = 6006", "devloop.toml:1: ports must be an array of ports, not 6006", '"8888:80"'),
+        ("ports = [true]", "devloop.toml:1: ports must hold ports only, not true", "PORT"),
+        ("ports = ['x']", 'devloop.toml:1: ports holds what is no port: "x" is no port', "PORT"),
+        ("ports = [80, '80:1']", "devloop.toml:1: ports has port 80 on this side twice", ""),
         ("sync.ignore = 'x'", "devloop.toml:1: sync.ignore must be an array of strings", ""),
         ("a = 1\nb = = 2", "devloop.toml:2:5: ", "correct the TOML"),
         ("a = [1,\n", "devloop.toml:2:1: ", "correct the TOML"),

@@ -64,6 +64,7 @@ def test_every_commented_key_is_valid_and_states_its_default(project: Path) -> N
     assert given.run.env_file == project / examples["env_file"]
     assert given.run.on_save == default.run.on_save
     assert given.run.stop_timeout_s == default.run.stop_timeout_s
+    assert given.run.gpus == "1"
     assert (given.sync, given.watch, given.agent) == (default.sync, default.watch, default.agent)
 
 

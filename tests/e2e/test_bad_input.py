@@ -191,8 +191,8 @@ def test_a_directory_instead_of_the_socket_is_one_error(own_box: Box) -> None:
 def test_verbs_without_an_agent_say_how_to_start_one(own_box: Box) -> None:
     project = own_box.project()
     for verb in (["ps"], ["stop"], ["attach"]):
-        own_box.run(project, *verb).assert_error("no agent runs here")
-    own_box.run(project, "logs").assert_error("nothing of this project has run here yet")
+        own_box.run(project, *verb).assert_error("no agent runs here", code=1)
+    own_box.run(project, "logs").assert_error("project has no runs", code=1)
     assert own_box.run(project, "down").code == 0
 
 

@@ -215,7 +215,7 @@ def test_what_has_ended_is_shown_without_an_agent_that_runs(own_box: Box) -> Non
     project = own_box.project()
     own_box.exec(project, "echo", "kept")
     own_box.run(project, "down")
-    own_box.run(project, "ps").assert_error("no agent runs here")
+    own_box.run(project, "ps").assert_error("no agent runs here", code=1)
     assert own_box.run(project, "logs").text == "kept\n"
     own_box.run(project, "down")
     assert "echo kept" in own_box.run(project, "ps", "-a").text

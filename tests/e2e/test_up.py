@@ -146,12 +146,12 @@ def test_after_a_killed_agent_the_next_save_runs(own_box: Box) -> None:
     up.leave()
 
 
-def test_an_agent_killed_amid_a_run_runs_it_again(own_box: Box) -> None:
+def test_an_agent_killed_amid_a_run_is_told_and_the_next_save_runs(own_box: Box) -> None:
     project = own_box.project(main=sleeper("started"))
     up = Up(own_box, project, "--", "python3", "main.py")
     up.out.wait_for("^started$")
     own_box.agent().kill()
-    up.talk.wait_for("run 1 ■ lost with its agent; save to run again")
+    up.talk.wait_for(r"run 1 ■ exit 255 \(lost: the agent was killed\)")
     up.talk.wait_for("^devloop: watching", count=2)
     assert "unhandled errors" not in up.talk.text
     save(project / "main.py", "print('after')")

@@ -14,6 +14,7 @@ from devloop.cafs.digest import Digest, digest_of
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.store import DiskStore
 from devloop.cafs.tree import MAGIC
+from devloop.remote_agent.receive import Receiver
 from devloop.remote_agent.workspace import Workspace
 
 from ..remote_agent.trees import ADir, AFile, ALink, make_tree  # noqa: TID252
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SOAK = os.environ.get("DEVLOOP_SOAK") == "1"
 TREES = 5000 if SOAK else 400
+UPLOADS = 5000 if SOAK else 300
 SWAPPED = 5000 if SOAK else 300
 NAMES = [b"a", b"b", b"link", b"..", b".", b"", b"/etc", b"a/b", b"../x", b"a\0", b"x" * 255]
 
@@ -62,6 +64,32 @@ def test_promise_13_no_hostile_tree_changes_anything_outside(
     assert refused
     assert applied
     print(f"{TREES} hostile trees: {refused} refused, {applied} applied, 0 outside")
+
+
+@pytest.mark.promise(13)
+def test_promise_13_no_hostile_upload_writes_outside(workspace: Workspace) -> None:
+    rng = random.Random(14)
+    refused = written = 0
+    for _ in range(UPLOADS):
+        ahead = workspace.begin_ahead()
+        assert ahead is not None
+        receiver = Receiver(workspace._store)
+        receiver.ahead = ahead
+        for _ in range(rng.randint(1, 4)):
+            folder = b"/".join(rng.choices(NAMES, k=rng.randint(0, 3)))
+            name = rng.choice(NAMES)
+            record = b"\1\x01\xa4" + bytes([len(name)]) + name
+            record += (1).to_bytes(8, "big") + bytes(8) + digest_of(b"1")
+            try:
+                receiver.files(folder, MAGIC + record, b"1", zstd=False)
+                written += 1
+            except DevloopError:
+                refused += 1
+        workspace.end_ahead(ahead)
+        assert os.listdir(workspace.files) == []
+    print(f"promise 13: {UPLOADS} hostile uploads, {refused} parts refused, {written} staged")
+    assert refused
+    assert written
 
 
 def _hostile_tree(workspace: Workspace, rng: random.Random, outside: bytes, depth: int) -> bytes:

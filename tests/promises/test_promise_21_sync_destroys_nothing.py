@@ -14,6 +14,7 @@ import pytest
 from devloop.cafs.dirs import state_dir
 from devloop.cafs.store import DiskStore
 from devloop.sync.events import Notice, RunStarted
+from devloop.sync.local import LocalTarget
 from devloop.sync.loop import Loop, LoopConfig
 from devloop.sync.model import RunSpec
 from devloop.sync.plan import OnSave
@@ -75,8 +76,8 @@ async def test_promise_21_a_project_that_is_emptied_or_unmounted_deletes_nothing
 ) -> None:
     for name in ("a.py", "b.py"):
         (project / name).write_text(name)
-    session = await Session.open(Project(project), idle_timeout_s=60)
-    loop = Loop(session, LoopConfig(_spec, OnSave.RESTART, signal.SIGHUP, 0.01, 60))
+    session = await Session.open(Project(project), LocalTarget(60))
+    loop = Loop(session, LoopConfig(_spec, OnSave.RESTART, signal.SIGHUP, 0.01))
     running = asyncio.create_task(loop.run())
     box = state_dir() / "workspaces" / session.workspace.id / "files"
     try:

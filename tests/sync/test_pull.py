@@ -11,6 +11,7 @@ import pytest
 from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import DevloopError
 from devloop.sync.client import AgentGone
+from devloop.sync.local import LocalTarget
 from devloop.sync.model import Output, RunSpec
 from devloop.sync.outputs import OutputNotWritten, OutputRefused, Pull, PullResult
 from devloop.sync.session import Project, Session
@@ -267,7 +268,7 @@ async def test_an_unwritable_folder_is_one_clear_line(
 @pytest.fixture
 async def session(project: Path) -> AsyncIterator[Session]:
     (project / "a.py").write_text("1")
-    session = await Session.open(Project(project, outputs=("runs/", "*.pt")), idle_timeout_s=60)
+    session = await Session.open(Project(project, outputs=("runs/", "*.pt")), LocalTarget(60))
     yield session
     await session.client.shutdown(stop_runs=True)
     await session.close()

@@ -12,6 +12,7 @@ import pytest
 
 from devloop.cafs.dirs import state_dir
 from devloop.cafs.store import DiskStore
+from devloop.sync.local import LocalTarget
 from devloop.sync.model import RunSpec
 from devloop.sync.push import NotConverging, SourcesChanged
 from devloop.sync.session import NeverQuiet, Project, Session
@@ -27,7 +28,7 @@ MIB = 1 << 20
 async def session(project: Path) -> AsyncIterator[Session]:
     """A session with an agent of its own, which ends with it."""
     (project / "a.py").write_text("print(1)\n")
-    session = await Session.open(Project(project), idle_timeout_s=60)
+    session = await Session.open(Project(project), LocalTarget(60))
     yield session
     await session.client.shutdown(stop_runs=True)
     await session.close()
@@ -65,7 +66,7 @@ async def test_the_first_push_sends_everything_and_the_next_only_what_changed(
     await session.scan()
     pushed = await session.push()
     assert_same(session)
-    assert pushed.blobs_sent == 301 + 8
+    assert pushed.blobs_sent == 301 + 8 + 1  # the root as the first scan saw it went ahead
     assert (await session.push()).blobs_sent == 0
     await save(session, "d0/f0", b"changed")
     pushed = await session.push()
@@ -92,6 +93,7 @@ async def test_blobs_that_the_agent_lost_are_sent_again(session: Session) -> Non
 
 
 async def test_a_file_that_changes_during_the_push_is_scanned_again(session: Session) -> None:
+    await session.pusher.close()  # nothing goes ahead
     path = session.project.root / "a.py"
     path.write_text("print(22)\n")  # since the scan
     assert session.last_scan is not None
@@ -105,6 +107,7 @@ async def test_a_file_that_changes_during_the_push_is_scanned_again(session: Ses
 async def test_a_file_that_never_rests_is_named(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await session.pusher.close()  # nothing goes ahead
     monkeypatch.setattr("devloop.sync.session.MAX_RESCANS", 3)
     path = session.project.root / "a.py"
     real_open = session.pusher._open
@@ -123,6 +126,8 @@ async def test_a_file_that_never_rests_is_named(
 async def test_an_agent_that_keeps_nothing_is_not_sent_to_forever(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await session.pusher.close()  # nothing goes ahead
+
     async def nowhere(frames: object) -> None:
         return
 
@@ -152,11 +157,37 @@ async def test_a_large_file_is_pushed_whole_and_then_by_its_changes(session: Ses
     data = bytearray(random.Random(1).randbytes(24 * MIB))
     await save(session, "weights.bin", bytes(data))
     session.pusher.compress = True
+    session.pusher.workspace = session.workspace._replace(local_root=b"")  # as of another machine
     assert (await session.push()).bytes_sent >= 24 * MIB
     data[12 * MIB] ^= 1
     await save(session, "weights.bin", bytes(data))
     pushed = await session.push()
     assert pushed.bytes_sent < 4 * MIB
+    assert_same(session)
+
+
+async def test_an_agent_on_this_machine_reads_large_files_itself(session: Session) -> None:
+    data = random.Random(1).randbytes(24 * MIB)
+    for version in (data, data[1:]):
+        await save(session, "weights.bin", version)
+        assert (await session.push()).bytes_sent < MIB
+        assert_same(session)
+
+
+async def test_a_large_file_that_changes_before_the_agent_reads_it_is_scanned_again(
+    session: Session,
+) -> None:
+    await save(session, "weights.bin", bytes(9 * MIB))
+    path = session.project.root / "weights.bin"
+    scan = await session.scan()
+    path.write_bytes(b"x" * 9 * MIB)
+    with pytest.raises(SourcesChanged, match=r"weights\.bin changed"):
+        await session.pusher.push(scan.tree)
+    path.write_bytes(b"shorter")
+    with pytest.raises(SourcesChanged, match=r"weights\.bin changed"):
+        await session.pusher.push(scan.tree)
+    await session.scan()
+    await session.push()
     assert_same(session)
 
 

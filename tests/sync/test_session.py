@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from devloop.sync.local import LocalTarget
 from devloop.sync.scan import Scanner
 from devloop.sync.session import MAX_BYTES_ON_LOOP, Project, Session, make_scanner, workspace_of
+from devloop.sync.target import Connection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,11 +19,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def session(project: Path) -> Session:
-    workspace = workspace_of(project)
+    workspace = workspace_of(project, is_local=True)
     scanner = make_scanner(Project(project), workspace)
     scanner.scan()
     nobody: Any = None  # a scan speaks to no agent
-    return Session(Project(project), workspace, nobody, nobody, scanner)
+    connection = Connection(LocalTarget(60), nobody, nobody)
+    return Session(Project(project), workspace, connection, scanner)
 
 
 @pytest.fixture

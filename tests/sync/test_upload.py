@@ -15,10 +15,12 @@ from devloop.cafs.chunk import Chunk, CopyRange
 from devloop.cafs.digest import Digest, digest_of, digest_of_file
 from devloop.sync.upload import (
     ENTRY_BYTES,
+    FILE_RANGE_BYTES,
     FRAME_BYTES,
     MAX_QUESTION,
     SMALL_BYTES,
     Data,
+    FileRange,
     LargePart,
     Outgoing,
     Recipe,
@@ -27,6 +29,7 @@ from devloop.sync.upload import (
     make_recipe,
     questions,
     worth_chunking,
+    worth_offering,
 )
 
 if TYPE_CHECKING:
@@ -195,6 +198,26 @@ def test_a_source_that_changed_is_named_and_the_others_still_go(size: int, chang
     assert upload.changed[0].digest == blobs[1].digest
     assert got.keys() == {blob.digest for blob in blobs if blob.path != b"victim"}
     assert all(file.closed for file in files.opened)
+
+
+def test_a_large_file_that_the_agent_can_read_travels_as_its_path() -> None:
+    size = 2 * FILE_RANGE_BYTES + 5
+    blob = Outgoing(digest_of(b"any"), size, b"weights", base=BASE, file=b"/home/weights")
+    upload = Upload(Files({}).open, compress=True)  # which has nothing to open
+    frames = list(upload.frames([blob]))
+    assert [frame.segments for frame in frames if isinstance(frame, LargePart)] == [
+        [FileRange(b"/home/weights", 0, FILE_RANGE_BYTES)],
+        [FileRange(b"/home/weights", FILE_RANGE_BYTES, FILE_RANGE_BYTES)],
+        [FileRange(b"/home/weights", 2 * FILE_RANGE_BYTES, 5)],
+    ]
+    assert upload.read_bytes == size
+    assert not worth_chunking(blob)
+
+
+def test_only_large_files_are_worth_a_path() -> None:
+    assert worth_offering(Outgoing(digest_of(b"x"), 2 * MIB, b"file"))
+    assert not worth_offering(Outgoing(digest_of(b"x"), MIB, b"file"))
+    assert not worth_offering(Outgoing(digest_of(b"x"), 2 * MIB, b"", data=bytes(2 * MIB)))
 
 
 def test_a_large_source_that_changes_on_the_way_is_abandoned() -> None:

@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING
 from devloop.cafs import dirs
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.version import VERSION
-from devloop.sync import local
-from devloop.sync.session import workspace_of
+from devloop.sync.local import LocalTarget
+from devloop.sync.target import Connection
 
-from .common import config_of, say
+from .common import config_of, say, target_of, where, workspace_ref
 from .words import size
 
 if TYPE_CHECKING:
     import argparse
 
     from devloop.sync.model import HostFacts
+    from devloop.sync.target import Target
+    from devloop.sync.upkeep import Verified
 
 __all__ = ["doctor", "down", "version"]
+
+DEFAULT_IDLE_TIMEOUT_S = 1800.0  # where the configuration cannot be read
 
 
 class DidNotEnd(DevloopError):
@@ -32,21 +36,20 @@ class DidNotEnd(DevloopError):
 
 def down(args: argparse.Namespace) -> int:
     """Ends the agent, and its runs with it."""
-    return asyncio.run(_down())
+    return asyncio.run(_down(target_of(config_of(args, will_sync=False))))
 
 
-async def _down() -> int:
-    found = await local.connect_if_running()
-    if found is None:
-        say("no agent runs here")
+async def _down(target: Target) -> int:
+    connection = await Connection.open_if_running(target)
+    if connection is None:
+        say(f"no agent runs {where(target)}")
         return 0
-    client, facts = found
     try:
-        ended_runs = await client.shutdown(stop_runs=True)
+        ended_runs = await connection.client.shutdown(stop_runs=True)
+        if not await target.wait_until_ended():
+            raise DidNotEnd(f"the agent (pid {connection.facts.agent_pid}) does not end")
     finally:
-        await client.close()
-    if not await local.wait_until_ended():
-        raise DidNotEnd(f"the agent (pid {facts.agent_pid}) does not end")
+        await connection.close()
     count = "1 live run" if len(ended_runs) == 1 else f"{len(ended_runs)} live runs"
     runs = f", and {count} with it" if ended_runs else ""
     say(f"the agent has ended{runs}")
@@ -56,19 +59,21 @@ async def _down() -> int:
 def version(args: argparse.Namespace) -> int:
     """Prints the versions of this client and of the agent that runs, if one does."""
     sys.stdout.write(f"devloop {VERSION}\n")
-    found = asyncio.run(_facts())
+    try:
+        found = asyncio.run(_facts(target_of(config_of(args, will_sync=False))))
+    except DevloopError:  # which box is meant cannot be known, or it cannot be reached
+        found = None
     if found is not None:
         sys.stdout.write(f"agent {found.agent_version} on {found.hostname}\n")
     return 0
 
 
-async def _facts() -> HostFacts | None:
-    found = await local.connect_if_running()
-    if found is None:
+async def _facts(target: Target) -> HostFacts | None:
+    connection = await Connection.open_if_running(target)
+    if connection is None:
         return None
-    client, facts = found
-    await client.close()
-    return facts
+    await connection.close()
+    return connection.facts
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -79,29 +84,31 @@ def doctor(args: argparse.Namespace) -> int:
 async def _doctor(args: argparse.Namespace) -> int:
     report = Report()
     report.ok("client", f"devloop {VERSION}, Python {platform.python_version()}")
-    idle_timeout_s = 1800.0
     try:
         config = config_of(args, will_sync=False)
-        idle_timeout_s = config.agent.idle_timeout_s
         source = config.source_file or "no devloop.toml; `devloop init` writes one"
         report.ok("project", f"{config.root} ({source})")
-        report.ok("workspace", workspace_of(config.root).id)
+        report.ok("workspace", workspace_ref(config).id)
+        target = target_of(config)
     except DevloopError as error:
         report.bad("project", error)
+        target = LocalTarget(DEFAULT_IDLE_TIMEOUT_S)
     try:
-        client, facts = await local.connect(idle_timeout_s)
-        await client.close()
+        connection = await Connection.open(target)
+        try:
+            _report_agent(report, target, connection.facts)
+            if args.repair:
+                _report_store(report, await connection.client.verify_store())
+        finally:
+            await connection.close()
     except DevloopError as error:
         report.bad("agent", error)
-    else:
-        _report_agent(report, facts)
     return 1 if report.failed else 0
 
 
-def _report_agent(report: Report, facts: HostFacts) -> None:
-    report.ok(
-        "agent", f"devloop {facts.agent_version}, pid {facts.agent_pid}, {dirs.socket_path()}"
-    )
+def _report_agent(report: Report, target: Target, facts: HostFacts) -> None:
+    reached = str(dirs.socket_path()) if target.is_local else f"over SSH to {target.name}"
+    report.ok("agent", f"devloop {facts.agent_version}, pid {facts.agent_pid}, {reached}")
     report.ok(
         "box",
         f"{facts.hostname}: {facts.os} {facts.machine}, {facts.cpus} cores, "
@@ -112,6 +119,16 @@ def _report_agent(report: Report, facts: HostFacts) -> None:
         report.note("runs", f"each in a {facts.isolation}", facts.isolation_hint)
     else:
         report.ok("runs", f"each in a {facts.isolation} of its own")
+
+
+def _report_store(report: Report, found: Verified) -> None:
+    if not found.damaged:
+        report.ok("store", f"{found.blobs:,} blobs, none of them damaged")
+        return
+    words = f"{found.damaged:,} of {found.blobs:,} blobs were damaged, and are dropped"
+    report.note("store", words, "the next sync sends them again; check the disk (dmesg)")
+    for problem in found.problems:
+        sys.stdout.write(f"  {'':<10} {problem}\n")
 
 
 class Report:

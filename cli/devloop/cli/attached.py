@@ -17,8 +17,9 @@ import tty
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devloop.cafs.errors import DevloopError
-from devloop.sync.client import AgentGone
+from devloop.sync.agent_errors import AgentGone
 from devloop.sync.model import LogRecord, Run, StdinAck
+from devloop.sync.resume import ResumingAttachment
 
 from .common import say
 from .output import OutputFailed
@@ -26,7 +27,7 @@ from .output import OutputFailed
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
-    from devloop.sync.client import AgentClient, Attachment
+    from devloop.sync.target import Connection
 
     from .output import Sink
 
@@ -36,6 +37,7 @@ READ_BYTES = 64 << 10
 STDIN_WINDOW_BYTES = 1 << 20
 LAST_OUTPUT_S = 0.5  # for what is on its way when Ctrl-C has ended the run
 ASK_S = 0.1
+CTRL_C = b"\x03"
 
 
 class Outcome(NamedTuple):
@@ -56,51 +58,67 @@ class Outcome(NamedTuple):
 
 
 async def attach_to_run(
-    client: AgentClient,
+    connection: Connection,
     workspace_id: str,
     number: int,
     sink: Sink,
     *,
     stdin: bool,
     is_tty: bool,
-    holds_lease: bool = True,
-    from_record: int = 0,
+    owner: str = "",
     is_guest: bool = False,
 ) -> Outcome:
-    """Until the run has ended. Raises AgentGone, BrokenPipeError, OutputFailed.
+    """Until the run has ended, over lost links. Raises AgentGone, BrokenPipeError, OutputFailed.
 
     A guest did not start the run: its own end, and that of its streams, only detaches it.
     """
-    async with client.attach(
-        workspace_id,
-        number,
-        from_record=from_record,
-        lossless=True,
-        holds_lease=holds_lease,
-        stdin=stdin,
-    ) as attachment:
-        attached = _Attached(client, workspace_id, number, attachment, is_tty, is_guest)
-        with attached.signals(), attached.terminal:
-            try:
-                return await attached.until_end(sink)
-            except OutputFailed as error:
-                if is_guest:
-                    raise DevloopError(str(error), hint="the run goes on without us") from error
-                await client.stop_run(workspace_id, number)
-                raise
-            except BrokenPipeError:
-                if not is_guest:
-                    await client.stop_run(workspace_id, number)
-                raise
+    told = LostLink(number)
+    attachment = ResumingAttachment(
+        connection, workspace_id, number, stdin=stdin, owner=owner, on_lost=told.on_lost
+    )
+    attached = _Attached(workspace_id, number, attachment, is_tty, is_guest)
+    with attached.signals(), attached.terminal:
+        try:
+            return await attached.until_end(sink, told)
+        except OutputFailed as error:
+            if is_guest:
+                raise DevloopError(str(error), hint="the run goes on without us") from error
+            await connection.client.stop_run(workspace_id, number)
+            raise
+        except BrokenPipeError:
+            if not is_guest:
+                await connection.client.stop_run(workspace_id, number)
+            raise
+
+
+class LostLink:
+    """Tells of a lost link, and that it is back; each reason once."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._reason = ""
+
+    def on_lost(self, reason: str, delay_s: float) -> None:
+        if reason != self._reason:
+            self._reason = reason
+            say(f"{reason}; run {self._number} goes on there, trying to reach it again")
+
+    def on_event(self) -> None:
+        if self._reason:
+            self._reason = ""
+            say("connected again")
+
+    @property
+    def is_lost(self) -> bool:
+        return bool(self._reason)
 
 
 class _Attached:
     def __init__(
         self,
-        client: AgentClient,
         workspace_id: str,
         number: int,
-        attachment: Attachment,
+        attachment: ResumingAttachment,
         is_tty: bool,
         is_guest: bool,
     ) -> None:
@@ -109,7 +127,6 @@ class _Attached:
         self.terminal = contextlib.ExitStack()  # raw, once this client may type into the run
         self._left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._has_input: bool | None = None  # None: the agent has not said yet
-        self._client = client
         self._workspace_id = workspace_id
         self._number = number
         self._attachment = attachment
@@ -117,11 +134,13 @@ class _Attached:
         self._tasks: set[asyncio.Task[object]] = set()
         self._acked_bytes = 0
         self._acked = asyncio.Event()
+        self._link: LostLink | None = None
 
-    async def until_end(self, sink: Sink) -> Outcome:
+    async def until_end(self, sink: Sink, link: LostLink) -> Outcome:
         """Ctrl-C ends this soon, however much of the output our reader has not taken yet."""
-        following = asyncio.create_task(self._follow(sink))
-        others = [asyncio.create_task(self._end_after(n)) for n in (1, 2)]
+        self._link = link
+        following = asyncio.create_task(self._follow(sink, link))
+        others = [asyncio.create_task(self._end_after(n, link)) for n in (1, 2)]
         try:
             watched: list[asyncio.Future[Any]] = [following, *others, self._left]
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
@@ -136,28 +155,34 @@ class _Attached:
                 task.cancel()
             await asyncio.wait([following, *others])
 
-    async def _end_after(self, interrupts: int) -> Run | None:
+    async def _end_after(self, interrupts: int, link: LostLink) -> Run | None:
         await self._interrupted[interrupts].wait()
-        run = await (self._ended_run() if interrupts == 1 else self._kill())
-        await asyncio.sleep(LAST_OUTPUT_S)
+        run, is_heard = None, not link.is_lost
+        if interrupts == 1:
+            run = await self._attachment.ended_run(ASK_S)
+            await asyncio.sleep(LAST_OUTPUT_S)
+        else:
+            is_heard = await self._kill() and is_heard
         if run is not None:
             say(f"more was written than was read; `devloop logs {run.number}` prints it")
+        elif not (is_heard or self._attachment.is_local):
+            number = self._number
+            say(f"run {number} could not be stopped; `devloop stop {number}` does once it is back")
         return run
 
-    async def _ended_run(self) -> Run:
-        """Asks, since what is attached hears of the end only after all of the output."""
-        while True:
-            for run in await self._client.list_runs(self._workspace_id):
-                if run.number == self._number and not run.live:
-                    return run
-            await asyncio.sleep(ASK_S)
+    async def _kill(self) -> bool:
+        """Whether the agent has said that it did. Not waited for: a run whose output nobody reads
+        ends when we are gone."""
+        killing = asyncio.create_task(
+            self._attachment.client.stop_run(self._workspace_id, self._number, kill=True)
+        )
+        self._spawn(_result_of(killing))
+        await asyncio.sleep(LAST_OUTPUT_S)
+        return killing.done() and killing.exception() is None
 
-    async def _kill(self) -> None:
-        """Not waited for: a run whose output nobody reads ends when we are gone."""
-        self._spawn(self._client.stop_run(self._workspace_id, self._number, kill=True))
-
-    async def _follow(self, sink: Sink) -> Run:
+    async def _follow(self, sink: Sink, link: LostLink) -> Run:
         async for event in self._attachment:
+            link.on_event()
             match event:
                 case LogRecord():
                     await sink.record(event)
@@ -202,7 +227,10 @@ class _Attached:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM are the program's; with a terminal, Ctrl-C travels as a byte."""
+        """SIGINT and SIGTERM are the program's; with a terminal, Ctrl-C travels as a byte.
+
+        What ends a guest only detaches it: SIGINT alone is the program's then.
+        """
         loop = asyncio.get_running_loop()
         handlers = {
             signal.SIGINT: self._interrupt,
@@ -211,6 +239,7 @@ class _Attached:
         }
         if self._is_guest:
             handlers[signal.SIGHUP] = lambda: self._leave(128 + signal.SIGHUP)
+            handlers[signal.SIGTERM] = lambda: self._leave(128 + signal.SIGTERM)
             handlers[signal.SIGQUIT] = lambda: self._leave(0)
         if self._is_tty:
             handlers[signal.SIGWINCH] = self.resize
@@ -226,12 +255,14 @@ class _Attached:
         """The first is the program's to handle; a second one ends it."""
         if not self._interrupted[1].is_set():
             self._interrupted[1].set()
+            if self._link is not None and self._link.is_lost:
+                say(f"run {self._number} cannot be reached now; Ctrl-C again to leave it there")
             self._forward(signal.SIGINT)
         else:
             self._interrupted[2].set()
 
     def _stop(self) -> None:
-        self._spawn(self._client.stop_run(self._workspace_id, self._number))
+        self._spawn(self._attachment.client.stop_run(self._workspace_id, self._number))
 
     def _forward(self, number: int) -> None:
         self._spawn(self._attachment.signal(number))
@@ -255,6 +286,12 @@ class _Attached:
         pieces: asyncio.Queue[bytes] = asyncio.Queue()
         room = threading.Semaphore(STDIN_WINDOW_BYTES // READ_BYTES)
 
+        def take(data: bytes) -> None:
+            if self._is_tty and self._link is not None and self._link.is_lost:
+                for _ in range(data.count(CTRL_C)):  # nobody else can be asked to end it
+                    self._interrupt()
+            pieces.put_nowait(data)
+
         def read() -> None:
             data = b"-"
             while data:
@@ -264,7 +301,7 @@ class _Attached:
                 except OSError:
                     data = b""
                 try:
-                    loop.call_soon_threadsafe(pieces.put_nowait, data)
+                    loop.call_soon_threadsafe(take, data)
                 except RuntimeError:  # the run has ended, and the loop with it
                     return
 
@@ -316,6 +353,10 @@ class Escape:
             kept += key
             self._is_line_start = key in (b"\r", b"\n")
         return bytes(kept)
+
+
+async def _result_of(task: asyncio.Task[object]) -> None:
+    await task
 
 
 async def _unless_ended(work: Coroutine[object, object, object]) -> None:

@@ -8,21 +8,27 @@ import sys
 from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
-from devloop.sync import local
+from devloop.sync.agent_errors import RemoteError
+from devloop.sync.local import LocalTarget
 from devloop.sync.model import RunSpec
 from devloop.sync.session import Project, Session, workspace_of
+from devloop.sync.target import Connection
 
 from .config import load_config, run_environment
 from .parser import config_flags
+from .statusline import status_line
 from .words import printable
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from devloop.cafs.errors import Problem
     from devloop.sync.client import AgentClient
+    from devloop.sync.forward import HasClient
     from devloop.sync.model import Run, SavedAside, WorkspaceRef
+    from devloop.sync.progress import Progress
+    from devloop.sync.target import Target
 
     from .config import Config
 
@@ -30,7 +36,9 @@ __all__ = [
     "NoAgent",
     "choose_run",
     "config_of",
+    "forwarded_ports",
     "open_agent",
+    "open_connection",
     "open_session",
     "project_of",
     "run_spec",
@@ -39,14 +47,23 @@ __all__ = [
     "say_problems",
     "say_saved_aside",
     "shell_words",
+    "target_of",
+    "where",
+    "workspace_ref",
 ]
 
+LOCAL = "local"
+
 LOCAL_LEASE_S = 5.0  # a Unix socket closes with its client: there is no link to wait for
+SHORT_LEASE_S = 30.0  # a link that comes back by then was none that was lost
+LEASE_S = 3600.0  # a laptop that sleeps over lunch finds its run as it left it
+TERMINAL_VARIABLES = frozenset({"TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR"})
 
 
 class NoAgent(DevloopError):
-    """There is nothing to ask: no agent runs."""
+    """There is nothing to ask, and nothing to end: no agent runs."""
 
+    exit_code = 1
     hint = "`devloop exec` and `devloop up` start it"
 
 
@@ -66,8 +83,9 @@ def project_of(config: Config) -> Project:
 
 
 @contextlib.asynccontextmanager
-async def open_session(config: Config) -> AsyncIterator[Session]:
-    session = await Session.open(project_of(config), idle_timeout_s=config.agent.idle_timeout_s)
+async def open_session(config: Config, progress: Progress | None = None) -> AsyncIterator[Session]:
+    """`progress` is told how far the session has come, from its first step on."""
+    session = await Session.open(project_of(config), target_of(config), progress)
     try:
         yield session
     finally:
@@ -75,32 +93,81 @@ async def open_session(config: Config) -> AsyncIterator[Session]:
 
 
 @contextlib.asynccontextmanager
+async def open_connection(config: Config, *, start: bool = False) -> AsyncIterator[Connection]:
+    """To the agent that runs, if one does; with `start`, one is started. Raises NoAgent."""
+    target = target_of(config)
+    connection = await (Connection.open(target) if start else Connection.open_if_running(target))
+    if connection is None:
+        raise NoAgent(f"no agent runs {where(target)}, so no run is live")
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
 async def open_agent(
     config: Config, *, start: bool = False
 ) -> AsyncIterator[tuple[AgentClient, WorkspaceRef]]:
-    """The agent that runs, if one does; with `start`, one is started. Raises NoAgent."""
-    starting = local.connect(config.agent.idle_timeout_s) if start else None
-    found = await (starting or local.connect_if_running())
-    if found is None:
-        raise NoAgent("no agent runs here")
-    client, _ = found
-    try:
-        yield client, workspace_of(config.root)
-    finally:
-        await client.close()
+    """As `open_connection`, for verbs that a lost link ends."""
+    async with open_connection(config, start=start) as connection:
+        yield connection.client, workspace_ref(config)
+
+
+def workspace_ref(config: Config) -> WorkspaceRef:
+    return workspace_of(config.root, is_local=config.target == LOCAL)
+
+
+def target_of(config: Config) -> Target:
+    if config.target != LOCAL:
+        from .box import ssh_target  # runs on this machine do not pay for it
+
+        return ssh_target(config)
+    return LocalTarget(config.agent.idle_timeout_s, config.agent.store_limit_bytes)
+
+
+def where(target: Target) -> str:
+    return "here" if target.is_local else f"on {target.name}"
+
+
+def forwarded_ports(
+    config: Config,
+    connection: HasClient,
+    tell: Callable[[str, str], None] | None = None,
+    *,
+    quiet: bool = False,
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """The project's `ports`, while this is open. `tell` hears (text, hint) of what fails."""
+    if not config.ports:
+        return contextlib.nullcontext()
+    from .forward import forwarding, say_trouble  # not every project has some
+
+    return forwarding(config, connection, (lambda *_: None) if quiet else tell or say_trouble)
 
 
 async def choose_run(
     client: AgentClient, workspace: WorkspaceRef, number: int | None, *, live: bool = False
 ) -> Run:
-    """The run of that number, or the newest (with `live`, the newest live) one. Raises NoRun."""
-    runs = await client.list_runs(workspace.id)
-    for run in runs:
-        if run.number == number or (number is None and (run.live or not live)):
+    """The run of that number, or the newest (with `live`, the newest live) one. Raises NoRun.
+
+    A shell is meant only by its number.
+    """
+    for run in await _runs_of(client, workspace):
+        is_meant = not run.is_shell and (run.live or not live)
+        if run.number == number or (number is None and is_meant):
             return run
     if number is not None:
         raise NoRun(f"{workspace.name} has no run {number}")
     raise NoRun(f"no run of {workspace.name} is live" if live else f"{workspace.name} has no runs")
+
+
+async def _runs_of(client: AgentClient, workspace: WorkspaceRef) -> list[Run]:
+    try:
+        return await client.list_runs(workspace.id)
+    except RemoteError as error:
+        if error.kind != "NoSuchWorkspace":
+            raise
+        return []
 
 
 def run_spec(
@@ -111,27 +178,47 @@ def run_spec(
     reason: str = "",
     owner: str = "",
 ) -> RunSpec:
-    """A run on this machine sees what a command started from this shell would see."""
-    env = {name: os.fsencode(value) for name, value in os.environ.items()}
+    """A run on this machine sees what a command started from this shell would see.
+
+    On a box it sees what a command that `ssh` starts would see, and what the project adds.
+    """
+    is_local = config.target == LOCAL
+    names = os.environ if is_local else os.environ.keys() & TERMINAL_VARIABLES
+    env = {name: os.fsencode(os.environ[name]) for name in names}
     env |= {name: os.fsencode(value) for name, value in run_environment(config.run).items()}
     return RunSpec(
         argv=tuple(os.fsencode(word) for word in command),
         env=env,
-        env_is_whole=True,
+        env_is_whole=is_local,
         warm=warm,
         preload=config.run.preload,
         stop_timeout_s=config.run.stop_timeout_s,
-        lease_s=LOCAL_LEASE_S,
+        lease_s=_lease_s(config.run.on_disconnect, is_local=is_local),
         reason=reason,
         outputs=config.sync.outputs,
         owner=owner,
+        gpus=config.run.gpus,
     )
+
+
+def _lease_s(on_disconnect: str | float, *, is_local: bool) -> float:
+    """How long a run goes on while no client is there; 0 = as long as it takes."""
+    match on_disconnect:
+        case "continue":
+            return 0.0
+        case "stop":
+            return LOCAL_LEASE_S if is_local else SHORT_LEASE_S
+        case float():
+            return on_disconnect
+        case _:
+            return LOCAL_LEASE_S if is_local else LEASE_S
 
 
 # -- talk, on stderr
 
 
 def say(text: str) -> None:
+    status_line.clear()
     sys.stderr.write(f"devloop: {printable(text)}\n")
     sys.stderr.flush()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeGuard, TypeVar, cast
 
 from . import config_values as kinds
@@ -19,13 +20,17 @@ from .project import ConfigFile, check_root, find_project, find_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+
+    from devloop.sync.ports import PortSpec
+
+    from .config_values import SshClient
 
 __all__ = [
     "KEYS",
     "AgentConfig",
     "Config",
     "RunConfig",
+    "SshConfig",
     "SyncConfig",
     "WatchConfig",
     "load_config",
@@ -44,6 +49,8 @@ class RunConfig(NamedTuple):
     on_save: str  # "restart" | "queue" | "signal"
     save_signal: str  # a name such as "SIGHUP": numbers differ between systems
     stop_timeout_s: float
+    gpus: str  # a wish, see cafs/gpu_wish.py; empty: what a run sees is left alone
+    on_disconnect: str | float  # "stop", "continue", or seconds without a client; "" = not said
 
     def __repr__(self) -> str:
         """Without the environment."""
@@ -61,6 +68,15 @@ class WatchConfig(NamedTuple):
 
 class AgentConfig(NamedTuple):
     idle_timeout_s: float
+    store_limit_bytes: int
+    python: str  # the interpreter to use on a box; empty: the newest that is there
+
+
+class SshConfig(NamedTuple):
+    client: SshClient
+    config_file: Path | None  # instead of ~/.ssh/config and /etc/ssh/ssh_config
+    connect_timeout_s: float
+    persist_s: float  # how long a connection stays for the next command; 0: not at all
 
 
 class Config(NamedTuple):
@@ -72,6 +88,8 @@ class Config(NamedTuple):
     sync: SyncConfig
     watch: WatchConfig
     agent: AgentConfig
+    ports: tuple[PortSpec, ...]
+    ssh: SshConfig
 
 
 class Key(NamedTuple, Generic[T_co]):
@@ -89,7 +107,7 @@ class Key(NamedTuple, Generic[T_co]):
 
 _NOTHING: tuple[str, ...] = ()
 
-TARGET = Key("target", kinds.read_only("local", 'runs happen on this machine: "local"'), "local")
+TARGET = Key("target", kinds.read_target, "local")
 IMAGE = Key("image", kinds.read_only("host", 'runs use this machine\'s own files: "host"'), "host")
 COMMAND = Key("run.command", kinds.read_command, _NOTHING)
 PRELOAD = Key("run.preload", kinds.read_modules, _NOTHING, kinds.words_from_text)
@@ -98,16 +116,28 @@ ENV_FILE = Key("run.env_file", kinds.read_string, "")
 ON_SAVE = Key("run.on_save", kinds.read_choice("restart", "queue", "signal"), "restart")
 SAVE_SIGNAL = Key("run.save_signal", kinds.read_signal, "SIGHUP")
 STOP_TIMEOUT = Key("run.stop_timeout", kinds.read_duration(0.1, 3600), 2.0, kinds.number_from_text)
+GPUS = Key("run.gpus", kinds.read_gpus, "")
+ON_DISCONNECT: Key[str | float] = Key(
+    "run.on_disconnect", kinds.read_choice_or_duration("stop", "continue"), ""
+)
 IGNORE = Key("sync.ignore", kinds.read_patterns, _NOTHING, kinds.words_from_text)
 OUTPUTS = Key("sync.outputs", kinds.read_patterns, _NOTHING, kinds.words_from_text)
 DEBOUNCE = Key("watch.debounce_ms", kinds.read_integer(1, 10_000), 5, kinds.number_from_text)
+PORTS: Key[tuple[PortSpec, ...]] = Key("ports", kinds.read_ports, (), kinds.words_from_text)
 IDLE_TIMEOUT = Key(
     "agent.idle_timeout", kinds.read_duration(1, 604_800), 1800.0, kinds.number_from_text
 )
+AGENT_PYTHON = Key("agent.python", kinds.read_string, "")
+SSH_CLIENT: Key[SshClient] = Key("ssh.client", kinds.read_ssh_client, "auto")
+SSH_CONFIG = Key("ssh.config", kinds.read_string, "")
+SSH_TIMEOUT = Key("ssh.connect_timeout", kinds.read_duration(1, 600), 10.0, kinds.number_from_text)
+SSH_PERSIST = Key("ssh.persist", kinds.read_duration(0, 86_400), 60.0, kinds.number_from_text)
+STORE_LIMIT = Key("agent.store_limit", kinds.read_size, 50 * 10**9)
 
 _ALL: tuple[Key[object], ...] = (
     *(TARGET, IMAGE, COMMAND, PRELOAD, ENV, ENV_FILE, ON_SAVE, SAVE_SIGNAL, STOP_TIMEOUT),
-    *(IGNORE, OUTPUTS, DEBOUNCE, IDLE_TIMEOUT),
+    *(IGNORE, OUTPUTS, DEBOUNCE, IDLE_TIMEOUT, STORE_LIMIT),
+    *(GPUS, PORTS, ON_DISCONNECT, AGENT_PYTHON, SSH_CLIENT, SSH_CONFIG, SSH_TIMEOUT, SSH_PERSIST),
 )
 KEYS: Mapping[str, Key[object]] = {key.name: key for key in _ALL}
 _TABLES = {name.split(".")[0] for name in KEYS if "." in name}
@@ -211,6 +241,8 @@ def _build(values: _Values, root: Path, file: ConfigFile | None) -> Config:
         on_save=values[ON_SAVE],
         save_signal=values[SAVE_SIGNAL],
         stop_timeout_s=values[STOP_TIMEOUT],
+        gpus=values[GPUS],
+        on_disconnect=values[ON_DISCONNECT],
     )
     return Config(
         root=root,
@@ -220,7 +252,14 @@ def _build(values: _Values, root: Path, file: ConfigFile | None) -> Config:
         run=run,
         sync=SyncConfig(values[IGNORE], values[OUTPUTS]),
         watch=WatchConfig(values[DEBOUNCE]),
-        agent=AgentConfig(values[IDLE_TIMEOUT]),
+        agent=AgentConfig(values[IDLE_TIMEOUT], values[STORE_LIMIT], values[AGENT_PYTHON]),
+        ports=values[PORTS],
+        ssh=SshConfig(
+            values[SSH_CLIENT],
+            root / Path(values[SSH_CONFIG]).expanduser() if values[SSH_CONFIG] else None,
+            values[SSH_TIMEOUT],
+            values[SSH_PERSIST],
+        ),
     )
 
 

@@ -6,34 +6,48 @@ import json
 import re
 import shlex
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 from .errors import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from devloop.sync.ports import PortSpec
+
 __all__ = [
     "BadValue",
+    "SshClient",
     "check_variable_name",
     "number_from_text",
     "read_choice",
+    "read_choice_or_duration",
     "read_command",
     "read_duration",
+    "read_gpus",
     "read_integer",
     "read_modules",
     "read_only",
     "read_patterns",
+    "read_ports",
     "read_signal",
+    "read_size",
+    "read_ssh_client",
     "read_string",
+    "read_target",
     "read_variables",
     "variables_from_text",
     "words_from_text",
 ]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT])(i?)B")
+_POWERS = {"k": 1, "M": 2, "G": 3, "T": 4}
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+SshClient: TypeAlias = Literal["auto", "openssh", "paramiko"]
 
 
 class BadValue(Exception):
@@ -85,6 +99,24 @@ def read_choice(*choices: str) -> Callable[[object], str]:
     return read
 
 
+def read_target(value: object) -> str:
+    """ "local", or a host as `ssh` takes it."""
+    words = read_string(value)
+    if words != "local":
+        from devloop.sync.ssh.errors import TargetInvalid
+        from devloop.sync.ssh.host import parse_host
+
+        try:
+            parse_host(words)
+        except TargetInvalid as error:
+            raise BadValue(f"is not right: {error}", error.hint) from None
+    return words
+
+
+def read_ssh_client(value: object) -> SshClient:
+    return cast("SshClient", read_choice(*get_args(SshClient))(value))
+
+
 def read_command(value: object) -> tuple[str, ...]:
     """A command as an array of words, or as one string that is split as a shell would."""
     words = _split(value) if isinstance(value, str) else _strings(value, "a string or an array")
@@ -133,6 +165,26 @@ def read_modules(value: object) -> tuple[str, ...]:
     return modules
 
 
+def read_ports(value: object) -> tuple[PortSpec, ...]:
+    """Ports as numbers, or as strings that `parse_port` takes."""
+    from devloop.sync.ports import BadPort, parse_port  # not every project has some
+
+    if not isinstance(value, list | tuple):
+        raise _must_be("an array of ports", value, 'such as [6006, "8888:80"]')
+    specs: dict[tuple[str, int], PortSpec] = {}
+    for element in value:
+        if isinstance(element, bool) or not isinstance(element, int | str):
+            raise BadValue(f"must hold ports only, not {_shown(element)}", BadPort.hint)
+        try:
+            spec = parse_port(str(element))
+        except BadPort as error:
+            raise BadValue(f"holds what is no port: {error}", error.hint) from None
+        if spec[:2] in specs:
+            raise BadValue(f"has port {spec.listen_port} on this side twice")
+        specs[spec[:2]] = spec
+    return tuple(specs.values())
+
+
 def read_variables(value: object) -> dict[str, str]:
     """Environment variables. No message of this function holds a value: it may be a secret."""
     if not isinstance(value, dict):
@@ -172,11 +224,47 @@ def read_duration(least_s: float, most_s: float) -> Callable[[object], float]:
     return read
 
 
+def read_choice_or_duration(*choices: str) -> Callable[[object], str | float]:
+    """One of the words, or a duration as a string: "10m"."""
+
+    def read(value: object) -> str | float:
+        if isinstance(value, str) and value in choices:
+            return value
+        seconds = _seconds(value)
+        if seconds is None or seconds < 1:
+            known = ", ".join(f'"{choice}"' for choice in choices)
+            raise _must_be(f"{known}, or a duration of a second or more", value, 'such as "10m"')
+        return seconds
+
+    return read
+
+
 def _seconds(value: object) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     return float(match[1]) * _SECONDS[match[2]] if match else None
+
+
+def read_size(value: object) -> int:
+    """Bytes, from "50GB", "1.5 TB" or "20GiB": a bare number would be taken for gigabytes."""
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise _must_be("a size", value, 'write it as "50GB" or "500MB"')
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit])
+
+
+def read_gpus(value: object) -> str:
+    """A wish for GPUs in its own words: a count, or a string as cafs/gpu_wish.py describes it."""
+    from devloop.cafs.gpu_wish import BadWish, parse_wish  # few projects pay for it
+
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise _must_be("a count or a string", value, BadWish.hint)
+    try:
+        return str(parse_wish(str(value)))
+    except BadWish as error:
+        raise BadValue(f"cannot be used: {error}", error.hint) from None
 
 
 def read_signal(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
 from devloop.sync.model import OnBusy
+from devloop.sync.progress import Progress
 
 from .attached import attach_to_run, terminal_size
 from .common import (
     config_of,
+    forwarded_ports,
     open_session,
     run_spec,
     say,
@@ -24,6 +27,7 @@ from .common import (
 from .errors import UsageError, report_error
 from .jsonlines import JsonSink
 from .output import StreamSink
+from .progress import shown_progress
 
 if TYPE_CHECKING:
     import argparse
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .output import Sink
 
-__all__ = ["run"]
+__all__ = ["below_root", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _exec(args: argparse.Namespace, config: Config, command: tuple[str, ...]) -> int:
-    async with open_session(config) as session:
+    progress = Progress()
+    shown = contextlib.nullcontext() if args.quiet else shown_progress(progress)
+    async with shown, open_session(config, progress) as session:
         spec = _spec(args, config, command, session.owner)
         if not args.quiet and session.last_scan is not None:
             say_problems(session.last_scan.problems)
@@ -59,6 +65,9 @@ async def _exec(args: argparse.Namespace, config: Config, command: tuple[str, ..
         assert started is not None, "an applied push with a spec has a run"
         if not args.quiet:
             say_saved_aside(pushed.applied.saved_aside)
+            if started.gpus:
+                names = ", ".join(dict.fromkeys(gpu.name for gpu in started.gpus))
+                say(f"run {started.number} has {started.gpu_words} ({names})")
         sink = JsonSink() if args.json else StreamSink(quiet=args.quiet)
         if isinstance(sink, JsonSink):
             await _emit_started(sink, pushed, started)
@@ -66,14 +75,16 @@ async def _exec(args: argparse.Namespace, config: Config, command: tuple[str, ..
             if not args.json:
                 sys.stdout.write(f"{started.number}\n")
             return 0
-        outcome = await attach_to_run(
-            session.client,
-            session.workspace.id,
-            started.number,
-            sink,
-            stdin=spec.stdin,
-            is_tty=spec.tty,
-        )
+        async with forwarded_ports(config, session, quiet=args.quiet):
+            outcome = await attach_to_run(
+                session.connection,
+                session.workspace.id,
+                started.number,
+                sink,
+                stdin=spec.stdin,
+                is_tty=spec.tty,
+                owner=session.owner,
+            )
         if outcome.run is not None and outcome.is_complete:
             await _pull(session, quiet=args.quiet)
             await _report_end(outcome.run, sink)
@@ -86,6 +97,7 @@ async def _emit_started(sink: JsonSink, pushed: Pushed, started: Run) -> None:
         run=started.number,
         tree=started.tree.hex(),
         start=started.start_kind,
+        gpus=[gpu._asdict() for gpu in started.gpus],
         files_sent=pushed.blobs_sent,
         bytes_sent=pushed.bytes_sent,
     )
@@ -96,7 +108,7 @@ def _spec(
 ) -> RunSpec:
     spec = run_spec(config, command, warm=args.warm, reason="exec", owner=owner)
     if args.command:  # run.command starts in the project's root, what is typed where it is typed
-        spec = spec._replace(cwd=_below_root(args.directory, config.root))
+        spec = spec._replace(cwd=below_root(args.directory, config.root))
     if args.detach:
         return spec._replace(lease_s=0.0)
     is_tty = args.tty
@@ -110,7 +122,7 @@ def _spec(
     return spec._replace(stdin=True, tty=is_tty, rows=rows, columns=columns)
 
 
-def _below_root(directory: str | None, root: Path) -> bytes:
+def below_root(directory: str | None, root: Path) -> bytes:
     here = Path(directory or ".").resolve()
     below = os.fsencode(here.relative_to(root)) if here.is_relative_to(root) else b"."
     return b"" if below == b"." else below
@@ -118,9 +130,11 @@ def _below_root(directory: str | None, root: Path) -> bytes:
 
 async def _push(session: Session, spec: RunSpec, *, quiet: bool) -> Pushed:
     pushed = await session.push(run=spec)
-    if not pushed.applied.busy:
+    if not (pushed.applied.busy or pushed.applied.gpus_busy):
         return pushed
-    if not quiet:
+    if pushed.applied.gpus_busy and not quiet:
+        say(pushed.applied.gpus_awaited)
+    elif not quiet:
         runs = ", ".join(map(str, pushed.applied.busy))
         say(
             f"run {runs} uses another version of these files; waiting for its end "

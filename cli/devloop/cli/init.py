@@ -118,6 +118,7 @@ def render_config(findings: Findings) -> str:
         "# devloop: save here, run there. Every key, with its default where it is commented out.",
         '# target = "local"            # where runs happen',
         '# image = "host"              # what runs see: that machine\'s own files',
+        '# ports = []                  # of the box, to be reached here: [6006, "8888:80"]',
         "",
         "[run]",
         *_setting("command", findings.command, "python train.py", "what `devloop up` runs"),
@@ -126,6 +127,7 @@ def render_config(findings: Findings) -> str:
         '# on_save = "restart"         # or "queue": finish first; or "signal": send save_signal',
         '# save_signal = "SIGHUP"',
         "# stop_timeout = 2            # seconds from Ctrl-C to SIGTERM, and again to the kill",
+        '# gpus = 1                    # free ones for each run; or "A100:2", "24GB.."; 0: none',
         '# env = { }                   # { NAME = "value" }',
         *_setting("env_file", findings.env_file, ".env", "NAME=VALUE lines; never printed"),
         "",
@@ -138,6 +140,7 @@ def render_config(findings: Findings) -> str:
         "",
         "# [agent]",
         '# idle_timeout = "30m"        # ends itself when nothing happened for so long',
+        '# store_limit = "50GB"        # what it keeps of files that no project needs now',
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ from devloop.cafs.errors import DevloopError
 from devloop.sync.model import LogStream
 
 from .common import say
+from .statusline import status_line
 
 if TYPE_CHECKING:
     from devloop.sync.model import LogRecord, Run
@@ -87,6 +88,7 @@ class Output:
 
     async def write(self, fd: int, data: bytes) -> None:
         """Raises BrokenPipeError when nobody reads any more, OutputFailed for what else fails."""
+        status_line.make_way(data)
         try:
             if self._is_busy or not _write_promptly(fd, data):
                 await self._write_on_thread(fd, data)

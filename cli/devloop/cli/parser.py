@@ -152,7 +152,9 @@ def _add_common(parser: Parser) -> None:
     parser.add_argument(
         *("-C", "--directory"), metavar="DIR", default=absent, help="run as if started in DIR"
     )
-    parser.add_argument("--target", default=absent, help="where to run (only `local` so far)")
+    parser.add_argument(
+        "--target", metavar="HOST", default=absent, help="where to run: local, or as ssh takes it"
+    )
     parser.add_argument(
         *("--no-color",),
         action="store_false",
@@ -171,4 +173,6 @@ def config_flags(args: argparse.Namespace) -> dict[str, object]:
         flags["run.command"] = args.command
     if getattr(args, "env", None):
         flags["run.env"] = dict(args.env)
+    if getattr(args, "gpus", None) is not None:
+        flags["run.gpus"] = args.gpus
     return flags

@@ -1,6 +1,7 @@
 """Line mode: what the loop tells, as lines. The runs' output on stdout, all talk on stderr.
 
-Also what screen readers, logs and CI get: no colour is needed to read it, and no line is redrawn.
+Also what screen readers, logs and CI get: no colour is needed to read it, and no line is redrawn
+but that of a sync which takes longer than a second, on a terminal.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from devloop.sync.model import LogRecord
 from .common import say, say_kept, say_problems, say_saved_aside, shell_words
 from .output import StreamSink
 from .project import CONFIG_NAME
+from .statusline import status_line
 from .words import duration, printable, seconds, size
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class Plain:
         self._cycles: dict[int, Cycle] = {}
         self._interrupted_at = -LEAVE_WITHIN_S  # of `time.monotonic`
         self._leaving = False
+        self._lost: set[str] = set()  # what was told of the link that is lost
 
     async def show(self) -> None:
         """Until the loop ends."""
@@ -85,13 +88,17 @@ class Plain:
             case RunFinished(run):
                 self._finished(run)
             case Connected(facts):
+                self._lost.clear()
                 words = shell_words([os.fsencode(word) for word in self._config.run.command])
                 say(f"watching {self._config.root}, running `{words}` on {facts.hostname}")
-            case Reconnecting(reason, delay_s):
-                say(f"{reason}; trying again in {delay_s:.1f} s")
+            case Reconnecting(reason):
+                self._lost_link(reason)
             case Waiting(runs):
                 numbers = ", ".join(map(str, runs))
-                say(f"run {numbers} uses another version of these files; waiting for its end")
+                say(
+                    f"run {numbers} uses another version of these files; waiting for its end "
+                    f"(`devloop attach {runs[0]}` shows it, `devloop stop {runs[0]}` ends it)"
+                )
             case Skipped(problems):
                 say_problems(problems)
             case Pulled():
@@ -105,6 +112,13 @@ class Plain:
             case _:
                 assert_never(event)
 
+    def _lost_link(self, reason: str) -> None:
+        """Each reason once, however often it is tried."""
+        if reason not in self._lost:
+            first = not self._lost
+            self._lost.add(reason)
+            say(f"{reason}; trying again until it answers" if first else reason)
+
     def _note_configuration(self, paths: tuple[bytes, ...]) -> None:
         source = self._config.source_file
         name = source.name if source is not None else CONFIG_NAME
@@ -112,6 +126,7 @@ class Plain:
             say(f"{name} has changed: leave, and start `devloop up` again to use it")
 
     def _rule(self, words: str) -> None:
+        status_line.clear()
         sys.stderr.write(f"{RULE} {printable(words)} {RULE}\n")
         sys.stderr.flush()
 
@@ -159,6 +174,8 @@ class Plain:
             self._leaving = True
             say("leaving")
             self._loop.leave(kill=True)
+        elif self._lost and self._loop.live_run is not None:
+            say(f"run {self._loop.live_run} cannot be reached now; Ctrl-C again to leave it there")
         elif self._loop.live_run is not None:
             say(f"interrupting run {self._loop.live_run}; Ctrl-C again to leave")
             self._loop.interrupt()
@@ -168,7 +185,7 @@ class Plain:
 
 def describe_start(event: RunStarted) -> str:
     """ "run 14 · model.py changed · synced 3 files in 0.021 s"."""
-    parts = [f"run {event.run.number}", event.run.reason]
+    parts = [f"run {event.run.number}", event.run.reason, event.run.gpu_words]
     if event.files_sent:
         files = "1 file" if event.files_sent == 1 else f"{event.files_sent} files"
         parts.append(f"synced {files} in {seconds(event.cycle.sync_s)}")

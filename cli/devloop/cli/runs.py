@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 from devloop.sync.model import LogRecord, Run, RunState
 
 from .attached import attach_to_run
-from .common import choose_run, config_of, open_agent, open_session, say, say_kept, shell_words
+from .common import (
+    choose_run,
+    config_of,
+    open_agent,
+    open_connection,
+    open_session,
+    say,
+    say_kept,
+    shell_words,
+    workspace_ref,
+)
 from .output import StreamSink
 from .words import duration, size
 
@@ -55,7 +65,7 @@ async def _ps(args: argparse.Namespace) -> int:
     if not shown:
         say("no live runs; `devloop ps -a` lists those that have ended")
         return 0
-    header = ["RUN", "PROJECT", "STATE", "STARTED", "TIME", "PEAK", "COMMAND"]
+    header = ["RUN", "PROJECT", "STATE", "STARTED", "TIME", "PEAK", "GPU", "COMMAND"]
     sys.stdout.write(table([header, *(_row(run) for run in shown)]))
     return 0
 
@@ -67,7 +77,8 @@ def _row(run: Run) -> list[str]:
     peak = size(run.end.peak_memory_bytes) if run.end.peak_memory_bytes else "-"
     took = duration(max(end_ns - run.started_ns, 0) / 1e9)
     command = shell_words(run.argv)
-    return [str(run.number), run.workspace_name, state, started, took, peak, command]
+    gpus = ",".join(gpu.label for gpu in run.gpus) or "-"
+    return [str(run.number), run.workspace_name, state, started, took, peak, gpus, command]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -108,11 +119,12 @@ def attach(args: argparse.Namespace) -> int:
 
 async def _attach(args: argparse.Namespace) -> int:
     config = config_of(args, will_sync=False)
-    async with open_agent(config) as (client, workspace):
-        run = await choose_run(client, workspace, args.run, live=args.run is None)
+    async with open_connection(config) as connection:
+        workspace = workspace_ref(config)
+        run = await choose_run(connection.client, workspace, args.run, live=args.run is None)
         is_tty = run.live and run.tty and sys.stdin.isatty() and sys.stdout.isatty()
         outcome = await attach_to_run(
-            client,
+            connection,
             workspace.id,
             run.number,
             StreamSink(),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from typing import TYPE_CHECKING
 
+from devloop.sync.events import Notice
 from devloop.sync.loop import Loop, LoopConfig
 from devloop.sync.plan import OnSave
+from devloop.sync.progress import Progress
 
-from .common import config_of, open_session, run_spec
+from .common import config_of, forwarded_ports, open_session, run_spec
 from .errors import UsageError
 from .plain import Plain
+from .progress import shown_progress
 
 if TYPE_CHECKING:
     import argparse
@@ -36,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _up(args: argparse.Namespace, config: Config) -> int:
-    async with open_session(config) as session:
+    progress = Progress()
+    async with shown_progress(progress), open_session(config, progress) as session:
 
         def spec(reason: str) -> RunSpec:
             return run_spec(
@@ -50,11 +55,15 @@ async def _up(args: argparse.Namespace, config: Config) -> int:
                 on_save=OnSave(config.run.on_save),
                 save_signal=signal.Signals[config.run.save_signal],
                 debounce_s=config.watch.debounce_ms / 1000,
-                idle_timeout_s=config.agent.idle_timeout_s,
             ),
         )
         front_end = Plain(loop, config)
-        async with asyncio.TaskGroup() as tasks:
+
+        def tell(text: str, hint: str) -> None:
+            with contextlib.suppress(asyncio.QueueFull):
+                loop.events.put_nowait(Notice(text, hint))
+
+        async with forwarded_ports(config, session, tell), asyncio.TaskGroup() as tasks:
             showing = tasks.create_task(front_end.show())
             with front_end.signals():
                 await loop.run()

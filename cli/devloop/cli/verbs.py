@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
+from .errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from devloop.sync.ports import PortSpec
 
 __all__ = ["SHELLS", "VERBS", "Verb"]
 
@@ -60,6 +64,15 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         metavar="K=V",
         help="set a variable of the command's environment; may be repeated",
     )
+    parser.add_argument(
+        "--gpus",
+        metavar="WISH",
+        help='pick free GPUs for it: 1, "A100:2", "24GB.."; 0 hides them all',
+    )
+
+
+def _gpus_flags(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--json", help="print one object with everything")
 
 
 def _logs_flags(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +95,53 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _forward_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        *("ports",),
+        nargs="*",
+        type=_port,
+        default=[],
+        metavar="PORT",
+        help="PORT, HERE:THERE or HERE:HOST:THERE; default: those of devloop.toml",
+    )
+    parser.add_argument(
+        *("-R", "--reverse"),
+        action="append",
+        type=_port,
+        default=[],
+        metavar="PORT",
+        help="a port of the box that leads here: PORT, THERE:HERE or THERE:HOST:HERE",
+    )
+
+
+def _shell_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        *("--no-sync",), action="store_false", dest="sync", help="leave the files there as they are"
+    )
+    parser.add_argument(
+        *("-e", "--env"),
+        action="append",
+        type=_variable,
+        default=[],
+        metavar="K=V",
+        help="set a variable of the shell's environment; may be repeated",
+    )
+
+
+def _clean_flags(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="of every project")
+    which.add_argument(
+        "--gone", action="store_true", help="of projects whose folder here is there no more"
+    )
+    _flag(parser, "-n", "--dry-run", help="only show what would go")
+    _flag(parser, "-y", "--yes", help="ask nothing")
+
+
+def _doctor_flags(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--repair", help="read all that the store holds, and drop what is damaged")
+
+
 def _completion_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
 
@@ -95,6 +155,15 @@ def _run_number(text: str) -> int:
     if not (digits.isascii() and digits.isdigit() and 0 < int(digits) < 1 << 63):
         raise argparse.ArgumentTypeError(f"{text} is not the number of a run; `devloop ps -a`")
     return int(digits)
+
+
+def _port(text: str) -> PortSpec:
+    from devloop.sync.ports import BadPort, parse_port
+
+    try:
+        return parse_port(text)
+    except BadPort as error:
+        raise UsageError(str(error), hint=error.hint) from None
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -134,10 +203,35 @@ VERBS: dict[str, Verb] = {
         _exec_flags,
         takes_command=True,
     ),
+    "shell": Verb(
+        "devloop.cli.shell",
+        "run",
+        "open a shell, or another interactive command, where runs run",
+        "[[--] COMMAND …]",
+        "devloop shell",
+        _shell_flags,
+        takes_command=True,
+    ),
+    "forward": Verb(
+        "devloop.cli.forward",
+        "run",
+        "forward ports to the box, and with -R from it",
+        "[PORT …]",
+        "devloop forward 6006 8888:80 -R 3000",
+        _forward_flags,
+    ),
     "logs": Verb(
         _RUNS, "logs", "print the output of a run", "[RUN]", "devloop logs -f 3", _logs_flags
     ),
     "ps": Verb(_RUNS, "ps", "list the runs", "", "devloop ps -a", _ps_flags),
+    "gpus": Verb(
+        "devloop.cli.gpus",
+        "run",
+        "list the GPUs, who uses them and which are free",
+        "",
+        "devloop gpus",
+        _gpus_flags,
+    ),
     "stop": Verb(
         _RUNS, "stop", "end a run and everything it started", "[RUN]", "devloop stop 3", _stop_flags
     ),
@@ -150,6 +244,14 @@ VERBS: dict[str, Verb] = {
         _add_run,
     ),
     "pull": Verb(_RUNS, "pull", "fetch the outputs of the runs", "", "devloop pull", _no_flags),
+    "clean": Verb(
+        "devloop.cli.clean",
+        "run",
+        "show what projects take on the box, and give it back",
+        "",
+        "devloop clean --gone",
+        _clean_flags,
+    ),
     "down": Verb(_AGENT, "down", "end the agent and its runs", "", "devloop down", _no_flags),
     "doctor": Verb(
         _AGENT,
@@ -157,7 +259,7 @@ VERBS: dict[str, Verb] = {
         "say what works here and what would work better",
         "",
         "devloop doctor",
-        _no_flags,
+        _doctor_flags,
     ),
     "version": Verb(
         _AGENT,

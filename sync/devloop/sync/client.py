@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,11 +16,11 @@ import grpc.aio
 
 from devloop.cafs.chunk import CopyRange
 from devloop.cafs.digest import Digest, split_digests
-from devloop.cafs.errors import DevloopError
 from devloop.cafs.version import VERSION
 from devloop.proto.v1 import agent_pb2 as pb
 from devloop.proto.v1 import agent_pb2_grpc
 
+from .agent_errors import AgentGone, RemoteError
 from .model import (
     Applied,
     HostFacts,
@@ -29,6 +30,7 @@ from .model import (
     Output,
     Run,
     RunEnd,
+    RunGpu,
     RunSpec,
     RunState,
     SavedAside,
@@ -36,43 +38,52 @@ from .model import (
     Timings,
     WorkspaceRef,
 )
-from .upload import Data, SmallBlobs
+from .upload import FileRange, SmallBlobs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from .model import AttachEvent
-    from .upload import Frame, SmallBlob
+    from devloop.cafs.errors import DevloopError
 
-__all__ = ["AgentClient", "AgentGone", "Attachment", "RemoteError"]
+    from .ahead import AheadFrame
+    from .carrier import Accepted, Carrier
+    from .gpus import Gpu, Gpus
+    from .model import AttachEvent
+    from .ports import PortSpec
+    from .upkeep import Cleaned, Usage, Verified, WorkspaceUsage
+    from .upload import Frame, Segment, SmallBlob
+
+__all__ = ["AgentClient", "Attachment"]
 
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_DIGESTS = 65536
-
-
-class AgentGone(DevloopError):
-    """The agent does not answer: it ended, was killed, or the link to it is cut."""
-
-    hint = "`devloop doctor` looks into it"
-
-
-class RemoteError(DevloopError):
-    """What the agent refused, in its own words."""
-
-    def __init__(self, kind: str, message: str, hint: str) -> None:
-        super().__init__(message, hint=hint)
-        self.kind = kind
+_PINGS = (
+    ("grpc.keepalive_time_ms", 4_000),
+    ("grpc.keepalive_timeout_ms", 8_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+_NOTHING: Mapping[int, int] = MappingProxyType({})
 
 
 class AgentClient:
     """One connection to an agent. Every call raises AgentGone or RemoteError."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, *, over_link: bool = False) -> None:
+        """`over_link`: a link that is dead and says nothing is noticed within 12 s."""
         self._channel = grpc.aio.insecure_channel(
             f"unix:{socket}",
             options=[
+                *(_PINGS if over_link else ()),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.enable_http_proxy", 0),
@@ -113,6 +124,11 @@ class AgentClient:
         with _errors():
             await call
 
+    async def put_ahead(self, workspace: WorkspaceRef, frames: AsyncIterator[AheadFrame]) -> None:
+        call = self._stub.PutBlobs(_ahead_messages(workspace, frames))
+        with _errors():
+            await call
+
     async def find_chunks(self, base: Digest, chunks: list[Digest]) -> list[CopyRange] | None:
         """Where in `base` the chunks are; size 0 = nowhere. None when the agent lacks `base`."""
         request = pb.HaveChunksRequest(base=base, chunks=b"".join(chunks))
@@ -137,7 +153,10 @@ class AgentClient:
     ) -> Applied:
         request = pb.ApplyRequest(
             workspace=pb.Workspace(
-                id=workspace.id, name=workspace.name, local_root=workspace.local_root
+                id=workspace.id,
+                name=workspace.name,
+                local_root=workspace.local_root,
+                origin=workspace.origin,
             ),
             tree=tree,
             blobs=[_blob(blob) for blob in blobs],
@@ -174,6 +193,42 @@ class AgentClient:
             async for reply in self._stub.ReadOutput(request):
                 yield reply.data, reply.digest
 
+    # -- disk space; what it says costs an import of its own
+
+    async def usage(self, workspace_id: str = "") -> Usage:
+        """Of every workspace when no id is given."""
+        from .upkeep import Usage
+
+        with _errors():
+            reply = await self._stub.Usage(pb.UsageRequest(workspace_id=workspace_id))
+        workspaces = [_workspace_usage(usage) for usage in reply.workspaces]
+        return Usage(workspaces, reply.store_bytes, reply.store_limit_bytes)
+
+    async def clean(self, workspace_ids: Iterable[str]) -> Cleaned:
+        """Removes these workspaces, then blobs that nobody needs."""
+        from .upkeep import Cleaned
+
+        with _errors():
+            reply = await self._stub.Clean(pb.CleanRequest(workspace_ids=workspace_ids))
+        return Cleaned(reply.freed_bytes, list(reply.left))
+
+    async def verify_store(self) -> Verified:
+        from .upkeep import Verified
+
+        with _errors():
+            reply = await self._stub.VerifyStore(pb.VerifyStoreRequest())
+        return Verified(reply.blobs, reply.damaged, list(reply.problems))
+
+    # -- GPUs
+
+    async def list_gpus(self) -> Gpus:
+        from .gpus import Gpus
+
+        with _errors():
+            reply = await self._stub.ListGpus(pb.ListGpusRequest())
+        gpus = tuple(_gpu(gpu, str(gpu.index)) for gpu in reply.gpus)
+        return Gpus(gpus, reply.detail, reply.state == pb.GPU_STATE_UNAVAILABLE)
+
     # -- runs
 
     async def list_runs(self, workspace_id: str = "") -> list[Run]:
@@ -201,8 +256,12 @@ class AgentClient:
         lossless: bool = False,
         holds_lease: bool = False,
         stdin: bool = False,
+        owner: str = "",
     ) -> AbstractAsyncContextManager[Attachment]:
-        """To one run, from a record on; `follow`: until it has ended, else to what there is now."""
+        """To one run, from a record on; `follow`: until it has ended, else to what there is now.
+
+        An older attachment of the same `owner` to the run ends.
+        """
         return self._attach(
             pb.AttachOpen(
                 workspace_id=workspace_id,
@@ -212,13 +271,22 @@ class AgentClient:
                 lossless=lossless,
                 holds_lease=holds_lease,
                 stdin=stdin,
+                owner=owner,
             )
         )
 
     def attach_to_owner(
-        self, workspace: WorkspaceRef, owner: str
+        self,
+        workspace: WorkspaceRef,
+        owner: str,
+        *,
+        after_run: int = 0,
+        resume: Mapping[int, int] = _NOTHING,
     ) -> AbstractAsyncContextManager[Attachment]:
-        """To every run of that owner that starts from now on; holds their leases."""
+        """To every run of that owner after run `after_run`; holds their leases.
+
+        `resume` maps further runs to the record that each goes on with.
+        """
         return self._attach(
             pb.AttachOpen(
                 workspace_id=workspace.id,
@@ -226,6 +294,8 @@ class AgentClient:
                 owner=owner,
                 follow=True,
                 holds_lease=True,
+                after_run=after_run,
+                resume=[pb.Resume(run=run, from_record=at) for run, at in resume.items()],
             )
         )
 
@@ -240,6 +310,37 @@ class AgentClient:
             yield Attachment(call, ends_with_run=opened.run != 0)
         finally:
             call.cancel()
+
+    # -- shell and ports
+
+    async def start_shell(self, workspace: WorkspaceRef, spec: RunSpec) -> Run:
+        """In the workspace as it is; an empty argv is the login shell of the agent's user."""
+        request = pb.StartShellRequest(
+            workspace=pb.Workspace(
+                id=workspace.id,
+                name=workspace.name,
+                local_root=workspace.local_root,
+                origin=workspace.origin,
+            ),
+            run=_spec_message(spec),
+        )
+        with _errors():
+            return _run(await self._stub.StartShell(request))
+
+    def carrier(self) -> Carrier:
+        """For one TCP connection, to be opened."""
+        from .carrier import Carrier
+
+        with _errors():
+            return Carrier(self._stub.Forward())
+
+    def accepted_on_box(
+        self, ports: Sequence[PortSpec], owner: str
+    ) -> AsyncGenerator[Accepted, None]:
+        """Listens on the box; see `carrier.accepted_on_box`."""
+        from .carrier import accepted_on_box
+
+        return accepted_on_box(self._stub, ports, owner)
 
 
 class Attachment:
@@ -325,6 +426,22 @@ async def _messages(frames: Iterator[Frame]) -> AsyncIterator[pb.PutBlobsFrame]:
         yield _frame_message(frame)
 
 
+async def _ahead_messages(
+    workspace: WorkspaceRef, frames: AsyncIterator[AheadFrame]
+) -> AsyncIterator[pb.PutBlobsFrame]:
+    begin: pb.Workspace | None = pb.Workspace(id=workspace.id, name=workspace.name)
+    async for files, nodes in frames:
+        yield pb.PutBlobsFrame(
+            workspace=begin,
+            files=[
+                pb.Files(directory=f.directory, entries=f.entries, data=f.data, zstd=f.zstd)
+                for f in files
+            ],
+            blobs=[_blob(node) for node in nodes],
+        )
+        begin = None
+
+
 def _frame_message(frame: Frame) -> pb.PutBlobsFrame:
     if isinstance(frame, SmallBlobs):
         return pb.PutBlobsFrame(blobs=[_blob(blob) for blob in frame.blobs])
@@ -341,9 +458,11 @@ def _frame_message(frame: Frame) -> pb.PutBlobsFrame:
     )
 
 
-def _segment(segment: Data | CopyRange) -> pb.Segment:
+def _segment(segment: Segment) -> pb.Segment:
     if isinstance(segment, CopyRange):
         return pb.Segment(copy=pb.CopyRange(offset=segment.offset, size_bytes=segment.size_bytes))
+    if isinstance(segment, FileRange):
+        return pb.Segment(file=pb.FileRange(**segment._asdict()))
     return pb.Segment(zstd=segment.data) if segment.zstd else pb.Segment(data=segment.data)
 
 
@@ -368,6 +487,7 @@ def _spec_message(spec: RunSpec) -> pb.RunSpec:
         outputs=spec.outputs,
         owner=spec.owner,
         cwd=spec.cwd,
+        gpus=spec.gpus,
     )
 
 
@@ -390,6 +510,26 @@ def _host_facts(reply: pb.HelloReply) -> HostFacts:
     )
 
 
+def _workspace_usage(usage: pb.WorkspaceUsage) -> WorkspaceUsage:
+    from .upkeep import Taken, WorkspaceUsage
+
+    def taken(message: pb.Taken) -> Taken:
+        return Taken(message.files, message.size_bytes, message.shared_bytes)
+
+    workspace = usage.workspace
+    return WorkspaceUsage(
+        id=workspace.id,
+        name=workspace.name,
+        origin=workspace.origin,
+        files=taken(usage.files),
+        aside=taken(usage.aside),
+        runs=taken(usage.runs),
+        used_ns=usage.used_ns,
+        live_runs=tuple(usage.live_runs),
+        is_followed=usage.followed,
+    )
+
+
 def _applied(reply: pb.ApplyReply) -> Applied:
     timings = reply.timings
     return Applied(
@@ -401,6 +541,7 @@ def _applied(reply: pb.ApplyReply) -> Applied:
         saved_aside=tuple(SavedAside(a.path, a.kept_at) for a in reply.saved_aside),
         run=_run(reply.run) if reply.HasField("run") else None,
         timings=Timings(timings.stage_ns, timings.stop_ns, timings.apply_ns, timings.start_ns),
+        gpus_busy=tuple(reply.gpus_busy),
     )
 
 
@@ -422,6 +563,32 @@ def _run(run: pb.Run) -> Run:
         start_kind=run.start_kind,
         start_note=run.start_note,
         pid=run.pid,
+        is_shell=run.spec.shell,
+        owner=run.spec.owner,
+        gpus=tuple(RunGpu(gpu.uuid, gpu.label, gpu.name) for gpu in run.gpus),
+    )
+
+
+def _gpu(gpu: pb.Gpu, label: str) -> Gpu:
+    from .gpus import Gpu, GpuHolder, GpuProcess
+
+    holder = gpu.holder if gpu.HasField("holder") else None
+    return Gpu(
+        uuid=gpu.uuid,
+        label=label,
+        name=gpu.name,
+        utilization_percent=gpu.utilization_percent,
+        memory_used_bytes=gpu.memory_used_bytes,
+        memory_total_bytes=gpu.memory_total_bytes,
+        temperature_c=gpu.temperature_c,
+        processes=tuple(
+            GpuProcess(p.pid, p.memory_bytes, p.command, p.user, not p.draws, p.run, p.workspace_id)
+            for p in gpu.processes
+        ),
+        holder=holder and GpuHolder(holder.user, holder.project, holder.run, holder.since_ns),
+        users=tuple(gpu.users),
+        is_divided=gpu.divided,
+        slices=tuple(_gpu(part, f"{label}:{part.index}") for part in gpu.slices),
     )
 
 

@@ -52,6 +52,7 @@ class Reading(NamedTuple):
     inode: int
     mode: int  # permission bits
     certain: bool
+    data: bytes | None  # the bytes themselves, of a small file
 
 
 def is_racy(ctime_ns: int, looked_ns: int) -> bool:
@@ -92,7 +93,7 @@ def _read_once(path: bytes) -> tuple[Reading, bool]:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             raise NotRegular(f"not a regular file: {os.fsdecode(path)}")
-        digest, size_bytes = _digest_of_fd(fd, before.st_size)
+        digest, size_bytes, data = _digest_of_fd(fd, before.st_size)
         after = os.fstat(fd)
     finally:
         os.close(fd)
@@ -111,21 +112,22 @@ def _read_once(path: bytes) -> tuple[Reading, bool]:
         before.st_ino,
         mode,
         certain,
+        data,
     ), steady
 
 
-def _digest_of_fd(fd: int, size_bytes: int) -> tuple[Digest, int]:
+def _digest_of_fd(fd: int, size_bytes: int) -> tuple[Digest, int, bytes | None]:
     if size_bytes < _WHOLE_BYTES:
         # One byte more than there should be, so that growth is seen without another read.
         data = os.read(fd, size_bytes + 1)
         if len(data) == size_bytes:
-            return digest_of(data), size_bytes
+            return digest_of(data), size_bytes, data
         os.lseek(fd, 0, os.SEEK_SET)
     hasher, count = Hasher(max_threads=Hasher.AUTO), 0
     for piece in _pieces(fd, max(size_bytes, 1)):
         hasher.update(piece)
         count += len(piece)
-    return Digest(hasher.digest()), count
+    return Digest(hasher.digest()), count, None
 
 
 def _pieces(fd: int, limit: int) -> Iterator[memoryview]:

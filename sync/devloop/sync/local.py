@@ -9,22 +9,24 @@ import importlib.util
 import os
 import select
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from devloop.cafs import dirs
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.version import VERSION
 
-from .client import AgentClient, AgentGone
+from .agent_errors import AgentGone
+from .target import AgentEnded, OtherVersion, import_client
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from .client import AgentClient
     from .model import HostFacts
 
-__all__ = ["AgentDidNotStart", "OtherVersion", "connect", "connect_if_running"]
+__all__ = ["AgentDidNotStart", "LocalTarget", "connect_if_running"]
 
 START_TIMEOUT_S = 20.0
 HELLO_TIMEOUT_S = 10.0
@@ -36,10 +38,39 @@ class AgentDidNotStart(DevloopError):
     """The embedded agent could not be started; the message holds its last words."""
 
 
-class OtherVersion(DevloopError):
-    """An agent of another version is alive, and has live runs that must not be ended for it."""
+class _Settings(NamedTuple):
+    idle_timeout_s: float
+    store_limit_bytes: int
 
-    hint = "wait for them (`devloop ps`), or end them and the agent with `devloop down`"
+
+class LocalTarget:
+    """The target `local`. See `target.Target`."""
+
+    name = "local"
+    is_local = True
+
+    def __init__(self, idle_timeout_s: float, store_limit_bytes: int = 50 * 10**9) -> None:
+        """For an agent that this starts: after `idle_timeout_s` without work it ends itself, and
+        it drops blobs that nobody needs to keep its store below `store_limit_bytes`."""
+        self._settings = _Settings(idle_timeout_s, store_limit_bytes)
+
+    async def connect(self, *, again: bool = False) -> tuple[AgentClient, HostFacts]:
+        """An idle agent of another version is replaced.
+
+        Raises AgentDidNotStart, OtherVersion, AgentEnded.
+        """
+        if again and await _was_ended():
+            raise AgentEnded("the agent was ended by `devloop down`")
+        return await _connect(self._settings)
+
+    async def connect_if_running(self) -> tuple[AgentClient, HostFacts] | None:
+        return await connect_if_running()
+
+    async def wait_until_ended(self) -> bool:
+        return await wait_until_ended()
+
+    async def close(self) -> None:
+        """There is nothing between us and the agent."""
 
 
 async def connect_if_running() -> tuple[AgentClient, HostFacts] | None:
@@ -51,7 +82,7 @@ async def connect_if_running() -> tuple[AgentClient, HostFacts] | None:
     # The directory comes first: in one that somebody else has closed, no socket can be looked for.
     if not dirs.is_private(socket.parent) or not socket.exists():
         return None
-    client = AgentClient(socket)
+    client = import_client()(socket)
     try:
         return client, await client.hello(timeout_s=HELLO_TIMEOUT_S)
     except AgentGone:
@@ -62,11 +93,7 @@ async def connect_if_running() -> tuple[AgentClient, HostFacts] | None:
         raise
 
 
-async def connect(idle_timeout_s: float) -> tuple[AgentClient, HostFacts]:
-    """The agent of this user on this machine, started when there is none.
-
-    An idle agent of another version is replaced. Raises AgentDidNotStart, OtherVersion.
-    """
+async def _connect(settings: _Settings) -> tuple[AgentClient, HostFacts]:
     found = await connect_if_running()
     if found is not None and found[1].agent_version != VERSION:
         await _replace_other_version(*found)
@@ -77,7 +104,7 @@ async def connect(idle_timeout_s: float) -> tuple[AgentClient, HostFacts]:
     async with _starting():
         found = await connect_if_running()
         if found is None:
-            await asyncio.to_thread(_start_agent, idle_timeout_s)
+            await asyncio.to_thread(_start_agent, settings)
             found = await connect_if_running()
     if found is None:
         raise AgentDidNotStart(
@@ -91,12 +118,16 @@ async def _replace_other_version(client: AgentClient, facts: HostFacts) -> None:
     live = await client.shutdown(stop_runs=False)
     await client.close()
     if live:
-        numbers = ", ".join(map(str, live))
-        raise OtherVersion(
-            f"the agent here is devloop {facts.agent_version}, this is {VERSION}, "
-            f"and run {numbers} is live"
-        )
+        raise OtherVersion("here", facts.agent_version, live)
     await wait_until_ended()
+
+
+async def _was_ended() -> bool:
+    """Whether it ended in good order: a killed agent leaves its socket."""
+    if dirs.socket_path().exists():
+        return False
+    await wait_until_ended()
+    return not dirs.socket_path().exists()
 
 
 async def wait_until_ended(timeout_s: float = 15.0) -> bool:
@@ -129,7 +160,7 @@ async def _starting() -> AsyncIterator[None]:
         yield
 
 
-def _start_agent(idle_timeout_s: float) -> None:
+def _start_agent(settings: _Settings) -> None:
     import subprocess  # only the first command of a day pays for it
 
     if importlib.util.find_spec("psutil") is None:
@@ -144,7 +175,9 @@ def _start_agent(idle_timeout_s: float) -> None:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "devloop.remote_agent", "serve"),
-                *("--idle-timeout", str(idle_timeout_s), "--ready-fd", str(ready_write)),
+                *("--idle-timeout", str(settings.idle_timeout_s)),
+                *("--store-limit", str(settings.store_limit_bytes)),
+                *("--ready-fd", str(ready_write)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

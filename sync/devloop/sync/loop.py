@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import random
 import signal
 import time
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from devloop.cafs.errors import DevloopError
 from devloop.cafs.tree import File
 
 from . import plan
-from .client import AgentGone
+from .agent_errors import AgentGone
 from .events import (
     Connected,
     Cycle,
@@ -36,6 +35,7 @@ from .events import (
 from .model import LogRecord, OnBusy, Run
 from .scan import RootGone
 from .session import ScanTimes
+from .target import AgentEnded, backoff_s
 from .watch import DirsChanged, ScanAll, WatchLimited, watch
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from .client import Attachment
     from .events import SessionEvent
-    from .model import RunSpec
+    from .model import Applied, RunSpec
     from .push import Pushed
     from .scan import Scan
     from .session import Session
@@ -52,9 +52,8 @@ if TYPE_CHECKING:
 __all__ = ["Loop", "LoopConfig"]
 
 EVENT_QUEUE = 1000  # a front end that lags slows the reading of logs
+KILL_ANSWER_S = 2.0
 FRESH_SAVE_S = 10.0  # an older mtime says nothing about when the file was saved
-FIRST_BACKOFF_S = 0.1
-LONGEST_BACKOFF_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,6 @@ class LoopConfig:
     on_save: plan.OnSave
     save_signal: int
     debounce_s: float
-    idle_timeout_s: float
 
 
 @dataclass(slots=True)
@@ -89,6 +87,9 @@ class Loop:
         self._inbox: asyncio.Queue[plan.Event] = asyncio.Queue()
         self._attachment: Attachment | None = None
         self._announced: dict[int, asyncio.Event] = {}
+        self._was_connected = False
+        self._last_announced = 0
+        self._next_records: dict[int, int] = {}  # of each run that was announced and goes on
         self._last_finished = 0  # runs are numbered upwards, and finish in that order
         self._cycles: dict[int, Cycle] = {}
         self._replied_ns: dict[int, int] = {}
@@ -151,19 +152,34 @@ class Loop:
         self._tasks.create_task(work)
 
     async def _stop_live_run(self) -> None:
-        if self.live_run is None:
+        number = self.live_run
+        if number is None:
             return
-        stopping = asyncio.create_task(self._stop_run(self.live_run, kill=False))
+        stopping = asyncio.create_task(self._stop_run(number, kill=False))
         killing = asyncio.create_task(self._killing.wait())
         await asyncio.wait([stopping, killing], return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.done():
-            await self._stop_run(self.live_run, kill=True)
+        is_stopped = stopping.result() if stopping.done() else await self._kill_run(number)
         for task in (stopping, killing):
             task.cancel()
+        if not is_stopped and not self._session.connection.target.is_local:
+            await self.events.put(_left_behind(number, self._session.connection.target.name))
 
-    async def _stop_run(self, number: int, *, kill: bool) -> None:
-        with contextlib.suppress(DevloopError):
+    async def _kill_run(self, number: int) -> bool:
+        """Whether it is gone. Who wants to leave is not kept by a link that does not answer."""
+        is_local = self._session.connection.target.is_local
+        try:
+            async with asyncio.timeout(None if is_local else KILL_ANSWER_S):
+                return await self._stop_run(number, kill=True)
+        except TimeoutError:
+            return False
+
+    async def _stop_run(self, number: int, *, kill: bool) -> bool:
+        """False when it cannot be asked for."""
+        try:
             await self._session.client.stop_run(self._session.workspace.id, number, kill=kill)
+        except DevloopError:
+            return False
+        return True
 
     async def _tell(self, work: Coroutine[object, object, object]) -> None:
         """A failure is told, and ends nothing."""
@@ -193,45 +209,70 @@ class Loop:
                 assert_never(hint)
 
     async def _stay_connected(self) -> None:
-        delay_s = FIRST_BACKOFF_S
         while True:
             await self.events.put(Connected(self._session.facts))
             try:
-                session = self._session
-                attaching = session.client.attach_to_owner(session.workspace, session.owner)
-                async with attaching as self._attachment, asyncio.TaskGroup() as tasks:
-                    # The agent takes calls in their order: after this answer it knows of the
-                    # attachment, and no run starts unheard.
-                    await session.client.hello()
-                    delay_s = FIRST_BACKOFF_S
-                    tasks.create_task(self._follow_runs(self._attachment))
-                    tasks.create_task(self._carry_out_plan(tasks))
+                await self._work_attached()
             except* AgentGone as group:
                 reason = _first_words(group)
-            if await self._session.agent_was_ended():
-                await self.events.put(Notice("the agent was ended by `devloop down`; leaving"))
+            try:
+                await self._reconnect(reason)
+            except AgentEnded as error:
+                await self.events.put(Notice(f"{error}; leaving"))
                 self.live_run = None
                 self._leaving.set()
                 return
-            await self._lose_live_run()
-            while True:
-                await self.events.put(Reconnecting(reason, delay_s))
-                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
-                delay_s = min(delay_s * 2, LONGEST_BACKOFF_S)
-                try:
-                    await self._session.reconnect(idle_timeout_s=self._config.idle_timeout_s)
-                    break
-                except DevloopError as error:
-                    reason = str(error)
+            self._was_connected = True
             self._inbox.put_nowait(plan.DirsChanged(None))
 
-    async def _lose_live_run(self) -> None:
-        """The agent is gone, and its runs with it: nobody will say how this one ended."""
-        lost, self.live_run = self.live_run, None
-        if lost is None:
-            return
-        await self.events.put(Notice(f"run {lost} ■ lost with its agent; save to run again"))
-        self._forget_run(lost)
+    async def _work_attached(self) -> None:
+        """Until the agent is gone."""
+        session = self._session
+        attaching = session.client.attach_to_owner(
+            session.workspace,
+            session.owner,
+            after_run=self._last_announced,
+            resume=self._next_records,
+        )
+        async with attaching as self._attachment, asyncio.TaskGroup() as tasks:
+            # The agent takes calls in their order: after this answer it knows of the
+            # attachment, and no run starts unheard.
+            await session.client.hello()
+            if self._was_connected:
+                await self._learn_what_became()
+            tasks.create_task(self._follow_runs(self._attachment))
+            tasks.create_task(self._carry_out_plan(tasks))
+
+    async def _reconnect(self, reason: str) -> None:
+        """Tries until it succeeds. Raises AgentEnded."""
+        for delay_s in backoff_s():
+            await self.events.put(Reconnecting(reason, delay_s))
+            await asyncio.sleep(delay_s)
+            try:
+                await self._session.reconnect()
+                return
+            except AgentEnded:
+                raise
+            except DevloopError as error:
+                reason = str(error)
+
+    async def _learn_what_became(self) -> None:
+        """Of what was under way when the link was lost.
+
+        A run may have started although nobody heard so; one may be gone with the agent's memory.
+        """
+        session = self._session
+        runs = {run.number: run for run in await session.client.list_runs(session.workspace.id)}
+        for number in sorted(runs):
+            if number > self._last_announced and runs[number].owner == session.owner:
+                await self._adopt(runs[number])
+        for number in self._next_records.keys() - runs.keys():
+            await self.events.put(Notice(f"run {number} ■ lost with its agent; save to run again"))
+            self._forget_run(number)
+
+    async def _adopt(self, run: Run) -> None:
+        self._planner.handle(plan.ApplyFinished(run.tree, run.number))
+        await self._announce(run, RunStarted(run, Cycle(), (), 0, 0, ()))
 
     # -- runs
 
@@ -253,6 +294,8 @@ class Loop:
             self._cycles[record.run] = replace(cycle, output_s=max(since_s, 1e-6))
             await self.events.put(FirstOutput(record.run, self._cycles[record.run]))
         await self.events.put(record)
+        if record.run in self._next_records:
+            self._next_records[record.run] = record.number + (record.dropped_records or 1)
 
     async def _on_run(self, run: Run) -> None:
         if run.number <= self._last_finished:
@@ -263,14 +306,15 @@ class Loop:
         await self._announcement(run.number).wait()
         self._last_finished = run.number
         await self.events.put(RunFinished(run))
-        if self.live_run == run.number:
-            self.live_run = None
         self._forget_run(run.number)
         if self._session.project.outputs:
             self._spawn(self._tell(self._pull()))
 
     def _forget_run(self, number: int) -> None:
         self._last_finished = number
+        if self.live_run == number:
+            self.live_run = None
+        self._next_records.pop(number, None)
         self._announced.pop(number, None)
         self._cycles.pop(number, None)
         self._start_notes.pop(number, None)
@@ -387,7 +431,16 @@ class Loop:
         pushed = await self._push(action, saved)
         run = pushed.applied.run
         if run is not None:
-            await self._announce(run, action, pushed, saved)
+            applied = pushed.applied
+            started = RunStarted(
+                run,
+                _cycle(pushed, saved),
+                action.paths,
+                applied.files_written,
+                pushed.bytes_sent,
+                applied.saved_aside,
+            )
+            await self._announce(run, started)
         self._inbox.put_nowait(
             plan.ApplyFinished(pushed.tree, run.number if run is not None else None)
         )
@@ -398,30 +451,33 @@ class Loop:
         pushed = await self._session.push(
             run=spec, stop_runs=action.stop_runs, on_busy=on_busy, times=saved.times
         )
-        if pushed.applied.busy:
-            await self.events.put(Waiting(pushed.applied.busy))
+        if pushed.applied.busy or pushed.applied.gpus_busy:
+            await self.events.put(_waiting(pushed.applied))
             pushed = await self._session.push(
                 run=spec, stop_runs=action.stop_runs, on_busy=OnBusy.WAIT, times=saved.times
             )
         return pushed
 
-    async def _announce(self, run: Run, action: plan.Apply, pushed: Pushed, saved: _Saved) -> None:
+    async def _announce(self, run: Run, started: RunStarted) -> None:
         self.live_run = run.number if run.live else None
+        self._last_announced = run.number
+        self._next_records[run.number] = 0
         self._replied_ns[run.number] = time.time_ns()
         self._start_notes[run.number] = run.start_note
-        cycle = _cycle(pushed, saved)
-        self._cycles[run.number] = cycle
-        await self.events.put(
-            RunStarted(
-                run,
-                cycle,
-                action.paths,
-                pushed.applied.files_written,
-                pushed.bytes_sent,
-                pushed.applied.saved_aside,
-            )
-        )
+        self._cycles[run.number] = started.cycle
+        await self.events.put(started)
         self._announcement(run.number).set()
+
+
+def _waiting(applied: Applied) -> Waiting | Notice:
+    return Waiting(applied.busy) if applied.busy else Notice(applied.gpus_awaited)
+
+
+def _left_behind(number: int, where: str) -> Notice:
+    return Notice(
+        f"{where} cannot be reached: run {number} was not stopped, and may go on there",
+        f"once it is back, `devloop attach {number}` shows it, `devloop stop {number}` ends it",
+    )
 
 
 def _first_words(error: BaseException) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "Output",
     "Run",
     "RunEnd",
+    "RunGpu",
     "RunSpec",
     "RunState",
     "SavedAside",
@@ -85,6 +86,7 @@ class WorkspaceRef(NamedTuple):
     id: str
     name: str
     local_root: bytes = b""  # the project, when the box is this machine
+    origin: bytes = b""  # the project, for its user to recognise
 
 
 class RunSpec(NamedTuple):
@@ -105,6 +107,7 @@ class RunSpec(NamedTuple):
     outputs: tuple[str, ...] = ()
     owner: str = ""
     cwd: bytes = b""  # relative to the workspace
+    gpus: str = ""  # a wish, see cafs/gpu_wish.py; empty: CUDA_VISIBLE_DEVICES is left alone
 
     def __repr__(self) -> str:
         """Without the environment: it may hold secrets."""
@@ -140,6 +143,14 @@ class RunEnd(NamedTuple):
             return f"signal {self.signal}"
 
 
+class RunGpu(NamedTuple):
+    """A GPU that was picked for a run. `label`: as nvidia-smi numbers it, "0" or "0:1"."""
+
+    uuid: str
+    label: str
+    name: str
+
+
 class Run(NamedTuple):
     """A run as the agent last described it. Times are Unix nanoseconds, 0 = not yet."""
 
@@ -159,6 +170,15 @@ class Run(NamedTuple):
     start_kind: str
     start_note: str
     pid: int
+    is_shell: bool = False  # of `devloop shell`: not pinned to a tree
+    owner: str = ""  # the client session that asked for it
+    gpus: tuple[RunGpu, ...] = ()
+
+    @property
+    def gpu_words(self) -> str:
+        """For people: "", "GPU 0", "GPUs 0, 1"."""
+        labels = ", ".join(gpu.label for gpu in self.gpus)
+        return f"GPU{'s' * (len(self.gpus) > 1)} {labels}" if labels else ""
 
     @property
     def live(self) -> bool:
@@ -182,7 +202,10 @@ class Timings(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """What came of a transition. With `missing` or `busy`, nothing was changed on the box."""
+    """What came of a transition.
+
+    With `missing`, `busy` or `gpus_busy`, nothing was changed on the box.
+    """
 
     missing: tuple[Digest, ...]
     busy: tuple[int, ...]
@@ -192,6 +215,12 @@ class Applied(NamedTuple):
     saved_aside: tuple[SavedAside, ...]
     run: Run | None
     timings: Timings
+    gpus_busy: tuple[str, ...] = ()  # who has the GPUs that the run could have, a line each
+
+    @property
+    def gpus_awaited(self) -> str:
+        """For people."""
+        return "\n  ".join(["waiting for GPUs that are in use:", *self.gpus_busy])
 
 
 class LogRecord(NamedTuple):

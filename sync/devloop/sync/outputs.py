@@ -16,22 +16,30 @@ import stat
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, TypeAlias
 
+from devloop.cafs import dirs
 from devloop.cafs.beneath import Root
 from devloop.cafs.digest import Hasher
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.patterns import Patterns
 
-from .client import RemoteError
+from .agent_errors import RemoteError
 from .ignore import TEMP_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
     from .client import AgentClient
     from .model import Output
 
-__all__ = ["OutputNotWritten", "OutputRefused", "Pull", "PullResult"]
+__all__ = [
+    "OutputNotWritten",
+    "OutputRefused",
+    "Pull",
+    "PullResult",
+    "ledger_path",
+    "never_pulled",
+]
 
 READ_BYTES = 1 << 20
 LOCK_RETRY_S = 0.02
@@ -245,6 +253,17 @@ def _look(root: Root, path: bytes) -> _Look | None:
 
 def _key(path: bytes) -> str:
     return os.fsdecode(path)
+
+
+def ledger_path(workspace_id: str) -> Path:
+    """Where it is remembered what was pulled from that workspace."""
+    return dirs.cache_dir() / "pulled" / f"{workspace_id}.json"
+
+
+def never_pulled(workspace_id: str, outputs: Iterable[Output]) -> list[Output]:
+    """Those of which no pull has brought this version."""
+    pulled = _read_ledger(ledger_path(workspace_id))
+    return [o for o in outputs if pulled.get(_key(o.path)) != (o.size_bytes, o.mtime_ns)]
 
 
 def _read_ledger(path: Path) -> dict[str, tuple[int, int]]:

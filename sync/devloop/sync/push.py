@@ -20,6 +20,7 @@ from devloop.cafs.tree import File, Node, diff_trees, walk_tree
 
 from .hashing import open_regular
 from .model import OnBusy
+from .progress import Progress
 from .upload import (
     Data,
     Outgoing,
@@ -29,12 +30,14 @@ from .upload import (
     make_recipe,
     questions,
     worth_chunking,
+    worth_offering,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from .ahead import Ahead
     from .client import AgentClient
     from .model import Applied, RunSpec, WorkspaceRef
     from .upload import Frame, Recipe, SourceChanged
@@ -94,16 +97,53 @@ class Pusher:
     """Pushes trees of one project to one workspace. Not for concurrent use."""
 
     def __init__(
-        self, client: AgentClient, workspace: WorkspaceRef, root: Path, *, compress: bool
+        self,
+        client: AgentClient,
+        workspace: WorkspaceRef,
+        root: Path,
+        *,
+        compress: bool,
+        progress: Progress | None = None,
     ) -> None:
         self.client = client
         self.workspace = workspace
         self.root = root
         self.compress = compress
+        self.progress = progress or Progress()
         # The tree that the workspace is known to hold, with all its blobs in the agent's store.
         self.known: Node | None = None
         # Of the upload under way: the node of a large directory is sent in parts, as a file is.
         self._nodes: dict[bytes, bytes] = {}
+        # Of the push under way: the blobs whose files the agent was to read itself.
+        self._tried: set[Digest] = set()
+        self._ahead: Ahead | None = None
+        self._sending_ahead: asyncio.Task[None] | None = None
+
+    def follow(self, ahead: Ahead) -> None:
+        """Sends what a scan reads while it goes on. The next push waits for the end of it."""
+        upload = ahead.upload(self.client, self.workspace, compress=self.compress)
+        self._ahead, self._sending_ahead = ahead, asyncio.create_task(upload)
+
+    async def close(self) -> None:
+        """Idempotent."""
+        if self._sending_ahead is not None:
+            self._sending_ahead.cancel()
+            await asyncio.wait([self._sending_ahead])
+            self._ahead = self._sending_ahead = None
+
+    async def _finish_ahead(self, tree: Node, sent: _Sent) -> None:
+        """Waits for what goes ahead, and sends what was read and did not go."""
+        if self._ahead is None or self._sending_ahead is None:
+            return
+        with self._ahead.tell(self.progress):
+            await self._sending_ahead
+        ahead, self._ahead, self._sending_ahead = self._ahead, None, None
+        sent.blobs += ahead.blobs
+        sent.size_bytes += ahead.size_bytes
+        if ahead.left_out and ahead.held:
+            blobs = _by_digest(_all_blobs(tree))
+            rest = {digest: blob for digest, blob in blobs.items() if digest not in ahead.held}
+            await self._upload_missing(tree, sent, rest)
 
     async def push(
         self,
@@ -115,7 +155,9 @@ class Pusher:
     ) -> Pushed:
         """Raises SourcesChanged when files are no longer what `tree` says, and what calls raise."""
         sent = _Sent()
+        self._tried.clear()
         began = time.perf_counter_ns()
+        await self._finish_ahead(tree, sent)
         inline = await self._small_change(tree, sent)
         lacked: Counter[Digest] = Counter()
         while True:
@@ -130,7 +172,7 @@ class Pusher:
                 repair=self.known is None,
             )
             if not applied.missing:
-                if not applied.busy:
+                if not (applied.busy or applied.gpus_busy):
                     self.known = tree
                 now = time.perf_counter_ns()
                 return Pushed(
@@ -146,7 +188,7 @@ class Pusher:
             if times > MAX_SENDS:
                 raise NotConverging(f"the agent still lacks {digest.short}")
             inline = []
-            await self._upload_missing(tree, sent)
+            await self._upload_missing(tree, sent, _by_digest(_all_blobs(tree)))
 
     # -- a small change travels in the call
 
@@ -166,17 +208,41 @@ class Pusher:
 
     # -- anything else is asked for, and uploaded ahead
 
-    async def _upload_missing(self, tree: Node, sent: _Sent) -> None:
-        blobs = {blob.digest: blob for blob in _all_blobs(tree)}
+    async def _upload_missing(
+        self, tree: Node, sent: _Sent, blobs: Mapping[Digest, Outgoing]
+    ) -> None:
         missing = await self.client.missing(list(blobs))
         bases = _previous_versions(self.known, tree)
-        outgoing = [blobs[d]._replace(base=bases.get(d)) for d in missing if d in blobs]
+        outgoing = [
+            self._offered(blobs[d]._replace(base=bases.get(d))) for d in missing if d in blobs
+        ]
         self._nodes = {blob.path: blob.data for blob in outgoing if blob.data is not None}
         upload = Upload(self._open, compress=self.compress)
-        recipes = await self._recipes(outgoing, upload)
-        await self.client.put(sent.count(upload.frames(outgoing, recipes)))
+        files = len(outgoing) - len(self._nodes)
+        with self.progress.uploading(files, sum(blob.size_bytes for blob in outgoing)):
+            recipes = await self._recipes(outgoing, upload)
+            self.progress.total_bytes -= sum(
+                blobs[digest].size_bytes - recipe.sent_bytes for digest, recipe in recipes.items()
+            )
+            frames = sent.count(upload.frames(outgoing, recipes))
+            await self.client.put(self._told(frames, sent, upload))
         if upload.changed:
             raise SourcesChanged(upload.changed)
+
+    def _offered(self, blob: Outgoing) -> Outgoing:
+        """A large file, for an agent on this machine to read itself. Once: if that did not bring
+        the blob, it is sent, which finds out whether the file has changed."""
+        if not self.workspace.local_root or not worth_offering(blob) or blob.digest in self._tried:
+            return blob
+        self._tried.add(blob.digest)
+        return blob._replace(file=os.path.join(os.fsencode(self.root), blob.path))
+
+    def _told(self, frames: Iterator[Frame], sent: _Sent, upload: Upload) -> Iterator[Frame]:
+        """Each frame is counted once it is on its way. Tree nodes go first, and are no files."""
+        nodes, before = len(self._nodes), sent.blobs
+        for frame in frames:
+            yield frame
+            self.progress.sent(max(sent.blobs - before - nodes, 0), upload.read_bytes)
 
     async def _recipes(self, outgoing: list[Outgoing], upload: Upload) -> dict[Digest, Recipe]:
         """How to make each large new version of a file from the one that the agent holds."""
@@ -224,6 +290,10 @@ def _all_blobs(tree: Node) -> Iterator[Outgoing]:
     for path, entry in walk_tree(tree):
         if isinstance(entry, File):
             yield Outgoing(entry.digest, entry.size_bytes, path)
+
+
+def _by_digest(blobs: Iterable[Outgoing]) -> dict[Digest, Outgoing]:
+    return {blob.digest: blob for blob in blobs}
 
 
 def _outgoing_node(node: Node) -> Outgoing:

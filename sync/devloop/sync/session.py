@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import re
-import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,12 +16,15 @@ from devloop.cafs import dirs
 from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import DevloopError
 
-from . import local
+from .ahead import Ahead
+from .identity import client_id
 from .ignore import Ignore
 from .model import OnBusy, WorkspaceRef
+from .progress import Progress
 from .push import Pusher, SourcesChanged
 from .scan import Scanner, TooMuch
 from .statcache import StatCache
+from .target import Connection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from .outputs import PullResult
     from .push import Pushed
     from .scan import Scan
+    from .target import Target
 
 __all__ = ["NeverQuiet", "Project", "ScanTimes", "Session", "workspace_of"]
 
@@ -60,13 +63,17 @@ class ScanTimes:
         self.scan_s = 0.0
 
 
-def workspace_of(root: Path) -> WorkspaceRef:
-    """The workspace of a project of this user on this machine."""
+def workspace_of(root: Path, *, is_local: bool) -> WorkspaceRef:
+    """The workspace of a project of this user on this machine.
+
+    `is_local`: the agent sees the project's own folder.
+    """
     name = root.name or "root"
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "project"
-    owner = f"{socket.gethostname()}\0{os.getuid()}\0".encode()
+    owner = f"{client_id()}\0{os.getuid()}\0".encode()
     tag = digest_of(owner + os.fsencode(root)).hex()[:8]
-    return WorkspaceRef(f"{slug}-{tag}", name, os.fsencode(root))
+    path = os.fsencode(root)
+    return WorkspaceRef(f"{slug}-{tag}", name, path if is_local else b"", origin=path)
 
 
 class Session:
@@ -76,52 +83,90 @@ class Session:
         self,
         project: Project,
         workspace: WorkspaceRef,
-        client: AgentClient,
-        facts: HostFacts,
+        connection: Connection,
         scanner: Scanner,
+        progress: Progress | None = None,
     ) -> None:
+        self.progress = progress or Progress()
         self.project = project
         self.workspace = workspace
-        self.client = client
-        self.facts = facts
+        self.connection = connection
         self.scanner = scanner
-        self.pusher = Pusher(client, workspace, project.root, compress=False)
+        self.pusher = self._new_pusher()
         # Names this session's runs among those of the workspace.
         self.owner = os.urandom(16).hex()
         self.last_scan: Scan | None = None
+        self._saved_scan: Scan | None = None
+        self._saving: asyncio.Task[None] | None = None
         self._scanning = asyncio.Lock()
 
     @classmethod
-    async def open(cls, project: Project, *, idle_timeout_s: float) -> Session:
-        """Connects, starting the agent where it is the embedded one; scans meanwhile.
+    async def open(
+        cls, project: Project, target: Target, progress: Progress | None = None
+    ) -> Session:
+        """Connects, starting the agent where there is none; scans meanwhile.
 
         Raises what connecting raises, and RootGone.
         """
-        workspace = workspace_of(project.root)
-        scanner = make_scanner(project, workspace)
-        scanning = asyncio.create_task(asyncio.to_thread(scanner.scan))
+        workspace = workspace_of(project.root, is_local=target.is_local)
+        progress = progress or Progress()
+        scanner = make_scanner(project, workspace, progress)
+        ahead = Ahead()
+        scanning = asyncio.create_task(_first_scan(scanner, progress, ahead))
         try:
-            client, facts = await local.connect(idle_timeout_s)
+            # On the way to another machine somebody may be asked for a password.
+            with progress.during("connect") if target.is_local else progress.held():
+                connection = await Connection.open(target)
         except BaseException:
             scanning.cancel()
             raise
-        session = cls(project, workspace, client, facts, scanner)
+        session = cls(project, workspace, connection, scanner, progress)
+        session.pusher.follow(ahead)
         try:
-            session.last_scan = await scanning
+            session._note_scan(await scanning)
         except BaseException:
-            await client.close()
+            await session.pusher.close()
+            await connection.close()
             raise
         return session
 
-    async def close(self) -> None:
-        await self.client.close()
-        await asyncio.to_thread(_save_quietly, self.scanner)
+    def _note_scan(self, scan: Scan) -> None:
+        """The first one: its stat cache is written while the agent works."""
+        self.last_scan = self._saved_scan = scan
+        self._saving = asyncio.create_task(asyncio.to_thread(_save_quietly, self.scanner))
 
-    async def reconnect(self, *, idle_timeout_s: float) -> None:
+    @property
+    def client(self) -> AgentClient:
+        return self.connection.client
+
+    @property
+    def facts(self) -> HostFacts:
+        return self.connection.facts
+
+    def _new_pusher(self) -> Pusher:
+        compress = not self.connection.target.is_local
+        return Pusher(
+            self.client,
+            self.workspace,
+            self.project.root,
+            compress=compress,
+            progress=self.progress,
+        )
+
+    async def close(self) -> None:
+        self.scanner.abandon()
+        await self.pusher.close()
+        await self.connection.close()
+        if self._saving is not None:
+            await self._saving
+        if self.last_scan is not self._saved_scan:
+            await asyncio.to_thread(_save_quietly, self.scanner)
+
+    async def reconnect(self) -> None:
         """After AgentGone. Raises what connecting raises."""
-        await self.client.close()
-        self.client, self.facts = await local.connect(idle_timeout_s)
-        self.pusher = Pusher(self.client, self.workspace, self.project.root, compress=False)
+        await self.pusher.close()
+        await self.connection.reconnect()
+        self.pusher = self._new_pusher()
 
     async def scan(self, changed_dirs: frozenset[bytes] | None = None) -> Scan:
         """Everything, or these directories. Raises RootGone."""
@@ -135,21 +180,15 @@ class Session:
 
     async def _scan_in_thread(self, changed_dirs: frozenset[bytes] | None) -> Scan:
         async with self._scanning:
+            return await self._scan_now(changed_dirs)
+
+    async def _scan_now(self, changed_dirs: frozenset[bytes] | None) -> Scan:
+        with self.progress.during("scan"):
             if changed_dirs is None:
                 self.last_scan = await asyncio.to_thread(self.scanner.scan)
             else:
                 self.last_scan = await asyncio.to_thread(self.scanner.rescan, changed_dirs)
             return self.last_scan
-
-    async def agent_was_ended(self) -> bool:
-        """After AgentGone: whether it ended in good order, as `devloop down` has it end.
-
-        A killed agent leaves its socket.
-        """
-        if dirs.socket_path().exists():
-            return False
-        await local.wait_until_ended()
-        return not dirs.socket_path().exists()
 
     async def push(
         self,
@@ -165,10 +204,13 @@ class Session:
         """
         for _ in range(MAX_RESCANS):
             scan = self.last_scan or await self.scan()
+            # Who waits for other runs has been told so: that is no progress to show.
+            waits = on_busy is OnBusy.WAIT
             try:
-                return await self.pusher.push(
-                    scan.tree, run=run, stop_runs=stop_runs, on_busy=on_busy
-                )
+                with contextlib.nullcontext() if waits else self.progress.during("apply"):
+                    return await self.pusher.push(
+                        scan.tree, run=run, stop_runs=stop_runs, on_busy=on_busy
+                    )
             except SourcesChanged as error:
                 began = time.perf_counter()
                 last = error
@@ -178,18 +220,36 @@ class Session:
         raise NeverQuiet(str(last))
 
     async def pull(self) -> PullResult:
-        from .outputs import Pull  # with ctypes, which costs a start 10 ms
+        from .outputs import Pull, ledger_path  # with ctypes, which costs a start 10 ms
 
-        ledger = dirs.cache_dir() / "pulled" / f"{self.workspace.id}.json"
+        ledger = ledger_path(self.workspace.id)
         outputs = self.project.outputs
         pull = Pull(self.client, self.workspace.id, self.project.root, outputs, ledger)
         return await pull.run()
 
 
-def make_scanner(project: Project, workspace: WorkspaceRef) -> Scanner:
+async def _first_scan(scanner: Scanner, progress: Progress, ahead: Ahead) -> Scan:
+    with progress.during("scan"):
+        try:
+            return await asyncio.to_thread(_scan_ahead, scanner, ahead)
+        except asyncio.CancelledError:
+            scanner.abandon()  # or the thread would keep us from leaving
+            raise
+
+
+def make_scanner(
+    project: Project, workspace: WorkspaceRef, progress: Progress | None = None
+) -> Scanner:
     ignore = Ignore(project.root, ignore=project.ignore, outputs=project.outputs)
     cache = StatCache(dirs.cache_dir() / "stat" / workspace.id)
-    return Scanner(project.root, ignore, cache)
+    return Scanner(project.root, ignore, cache, progress)
+
+
+def _scan_ahead(scanner: Scanner, ahead: Ahead) -> Scan:
+    try:
+        return scanner.scan(ahead)
+    finally:
+        ahead.end()
 
 
 def _save_quietly(scanner: Scanner) -> None:

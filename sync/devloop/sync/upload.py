@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Data",
+    "FileRange",
     "Frame",
     "LargePart",
     "Outgoing",
+    "Packer",
     "Recipe",
     "Segment",
     "SmallBlob",
@@ -35,11 +37,13 @@ __all__ = [
     "make_recipe",
     "questions",
     "worth_chunking",
+    "worth_offering",
 ]
 
 FRAME_BYTES = 1 << 20  # content of one frame, as it travels
 SMALL_BYTES = 1 << 20  # a larger blob is a run of frames of its own
 SEGMENT_BYTES = 1 << 20
+FILE_RANGE_BYTES = 16 << 20  # an agent that is to stop is at work on one no longer than 0.1 s
 MAX_QUESTION = 65_536  # digests
 
 # What a blob or segment takes beside its content: 10⁵ empty files must not make one frame.
@@ -58,6 +62,7 @@ class Outgoing(NamedTuple):
     path: bytes  # names it, and is what `open_source` opens
     data: bytes | None = None  # the blob, when it is in memory: a tree node
     base: Digest | None = None  # a blob of the agent's that is likely to share chunks with it
+    file: bytes | None = None  # its absolute path, when the agent can read it by that itself
 
 
 class SourceChanged(NamedTuple):
@@ -73,7 +78,15 @@ class Data(NamedTuple):
     zstd: bool
 
 
-Segment: TypeAlias = Data | CopyRange
+class FileRange(NamedTuple):
+    """Bytes that an agent on this machine reads itself: they are copied once, not five times."""
+
+    path: bytes
+    offset: int
+    size_bytes: int
+
+
+Segment: TypeAlias = Data | CopyRange | FileRange
 
 
 class SmallBlob(NamedTuple):
@@ -138,7 +151,16 @@ class _Head:
 
 def worth_chunking(blob: Outgoing) -> bool:
     """Is asking which chunks the agent holds likely to be cheaper than sending the blob?"""
-    return blob.base is not None and MIN_CHUNKED_BYTES <= blob.size_bytes <= MAX_CHUNKED_BYTES
+    return (
+        blob.base is not None
+        and blob.file is None
+        and MIN_CHUNKED_BYTES <= blob.size_bytes <= MAX_CHUNKED_BYTES
+    )
+
+
+def worth_offering(blob: Outgoing) -> bool:
+    """Is it a file of which an agent on the same machine had better be told the path?"""
+    return blob.data is None and blob.size_bytes > SMALL_BYTES
 
 
 def questions(chunks: Sequence[Chunk]) -> Iterator[list[Digest]]:
@@ -171,6 +193,23 @@ def _adjoin(step: CopyRange | Chunk, found: CopyRange) -> bool:
     return isinstance(step, CopyRange) and step.offset + step.size_bytes == found.offset
 
 
+class Packer:
+    """For one thread at a time."""
+
+    def __init__(self, *, compress: bool) -> None:
+        self.compresses = compress
+        self._compressor = _compressor() if compress else None
+
+    def pack(self, data: bytes) -> tuple[bytes, bool]:
+        """What to send, and whether it is compressed: where that pays."""
+        if self._compressor is None or len(data) < MIN_ZSTD_BYTES:
+            return data, False
+        packed = self._compressor.compress(data)
+        if len(packed) + len(data) // 16 < len(data):
+            return packed, True
+        return data, False
+
+
 class Upload:
     """One upload. Used by one thread at a time; `changed` is complete when the frames are."""
 
@@ -180,8 +219,9 @@ class Upload:
         `compress=False` suits an agent on the same machine.
         """
         self.changed: list[SourceChanged] = []
+        self.read_bytes = 0  # content of the frames that were made
         self._open = open_source
-        self._compressor = _compressor() if compress else None
+        self._packer = Packer(compress=compress)
 
     def chunks(self, blob: Outgoing) -> list[Chunk]:
         """The cuts of the blob, all of which is read; none, and it is in `changed`, when the source
@@ -255,6 +295,9 @@ class Upload:
 
     def _segments(self, blob: Outgoing, recipe: Recipe | None) -> Iterator[Segment]:
         """Raises _Changed before the segment that would complete another blob."""
+        if blob.file is not None:
+            yield from self._file_segments(blob.file, blob.size_bytes)
+            return
         with self._open(blob.path) as file:
             if recipe is None:
                 yield from self._whole_segments(blob, file)
@@ -274,6 +317,13 @@ class Upload:
                 raise _Changed
             yield Data(*self._pack(data))
 
+    def _file_segments(self, path: bytes, size_bytes: int) -> Iterator[Segment]:
+        """Whether it still is the blob the agent finds out, which has to hash it anyway."""
+        for offset in range(0, size_bytes, FILE_RANGE_BYTES):
+            segment = FileRange(path, offset, min(FILE_RANGE_BYTES, size_bytes - offset))
+            self.read_bytes += segment.size_bytes
+            yield segment
+
     def _recipe_segments(self, recipe: Recipe, file: BinaryIO) -> Iterator[Segment]:
         # The chunks together are known to be the blob: each that still is itself keeps it so.
         for step in recipe.steps:
@@ -289,12 +339,8 @@ class Upload:
     # ------------------------------------------------------------ both
 
     def _pack(self, data: bytes) -> tuple[bytes, bool]:
-        if self._compressor is None or len(data) < MIN_ZSTD_BYTES:
-            return data, False
-        packed = self._compressor.compress(data)
-        if len(packed) + len(data) // 16 < len(data):
-            return packed, True
-        return data, False
+        self.read_bytes += len(data)
+        return self._packer.pack(data)
 
     def _note(self, blob: Outgoing, reason: str) -> None:
         self.changed.append(SourceChanged(blob.path, blob.digest, reason))
@@ -305,7 +351,7 @@ def _grouped(items: Iterator[T]) -> Iterator[tuple[list[T], bool]]:
     group: list[T] = []
     left = FRAME_BYTES
     for item in items:
-        weight = ENTRY_BYTES if isinstance(item, CopyRange) else ENTRY_BYTES + len(item.data)
+        weight = _weight(item)
         if group and weight > left:
             yield group, False
             group, left = [], FRAME_BYTES
@@ -313,6 +359,14 @@ def _grouped(items: Iterator[T]) -> Iterator[tuple[list[T], bool]]:
         left -= weight
     if group:
         yield group, True
+
+
+def _weight(item: SmallBlob | Segment) -> int:
+    if isinstance(item, CopyRange):
+        return ENTRY_BYTES
+    if isinstance(item, FileRange):
+        return FRAME_BYTES  # much work for the agent, though little to send
+    return ENTRY_BYTES + len(item.data)
 
 
 def _read(file: BinaryIO, size_bytes: int) -> bytes:

@@ -27,14 +27,25 @@ from devloop.cafs.tree import (
 
 from .hashing import read_digest
 from .ignore import IGNORE_FILES
+from .progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from .ahead import Ahead
     from .ignore import Level
     from .statcache import Saved
 
-__all__ = ["DirState", "Environment", "Ident", "Known", "TooMuch", "Walk", "is_dir_stat"]
+__all__ = [
+    "Abandoned",
+    "DirState",
+    "Environment",
+    "Ident",
+    "Known",
+    "TooMuch",
+    "Walk",
+    "is_dir_stat",
+]
 
 _NAME = attrgetter("name")
 _NEVER = -1  # as an inode: equal to no stat, so the file is read again at the next look
@@ -52,6 +63,10 @@ class Environment(Exception):
 
 class TooMuch(Exception):
     """This look would take longer than its caller may wait."""
+
+
+class Abandoned(Exception):
+    """Nobody waits for this look any more."""
 
 
 class Ident(NamedTuple):
@@ -164,10 +179,24 @@ def is_dir_stat(found: os.stat_result) -> bool:
 class Walk:
     """Looks at directories below one root. Collects the problems that were not known before."""
 
-    def __init__(self, prefix: bytes, saved: Saved, *, limit_bytes: int | None = None) -> None:
-        """With `limit_bytes`, a look at a new directory, or at more to hash, raises TooMuch."""
+    def __init__(
+        self,
+        prefix: bytes,
+        saved: Saved,
+        *,
+        limit_bytes: int | None = None,
+        progress: Progress | None = None,
+        ahead: Ahead | None = None,
+    ) -> None:
+        """With `limit_bytes`, a look at a new directory, or at more to hash, raises TooMuch.
+
+        `ahead` gets what is read, and the nodes of the directories that it is below.
+        """
+        self.ahead = ahead
         self.prefix = prefix  # the root, with "/" at the end
         self.saved = saved
+        self.progress = progress or Progress()
+        self.is_abandoned = False  # set on another thread
         self._left_bytes = limit_bytes
         self.new_problems: list[tuple[bytes, str]] = []
 
@@ -186,6 +215,7 @@ class Walk:
         `at` is its stat. `deep`: every directory below it is looked at, too; otherwise only new
         ones are, and the mode of one that is known is taken from when it was looked at itself.
         """
+        self._go_on()
         with os.scandir(self.prefix + path) as listing:
             found = sorted(listing, key=_NAME)
         if path and _is_environment(found):
@@ -197,14 +227,26 @@ class Walk:
         deep = deep or old is None or level is not old.level
         if deep and self._left_bytes is not None:
             raise TooMuch
-        return _Look(self, path, old, new, deep, depth).at(found)
+        look = _Look(self, path, old, new, deep, depth)
+        if self.ahead is None:
+            return look.at(found)
+        seen = self.ahead.seen
+        state = look.at(found)
+        if self.ahead.seen != seen:
+            self.ahead.node(state.node)
+        return state
 
     def spend(self, size_bytes: int) -> None:
         """Before so much is hashed. Raises TooMuch."""
+        self._go_on()
         if self._left_bytes is not None:
             self._left_bytes -= size_bytes
             if self._left_bytes < 0:
                 raise TooMuch
+
+    def _go_on(self) -> None:
+        if self.is_abandoned:
+            raise Abandoned
 
     def _rule_texts(self, path: bytes, found: list[os.DirEntry[bytes]]) -> tuple[bytes, ...]:
         names = {
@@ -326,6 +368,7 @@ class _Look:
 
     def _file(self, entry: os.DirEntry[bytes]) -> None:
         name = entry.name
+        self._walk.progress.scanned_files += 1
         try:
             found = entry.stat(follow_symlinks=False)
             known = self._old_files.get(name)
@@ -361,6 +404,8 @@ class _Look:
         self._walk.spend(found.st_size)
         reading = read_digest(self._walk.prefix + self._path + name)
         entry = File(reading.mode, reading.size_bytes, reading.mtime_ns, reading.digest)
+        if self._walk.ahead is not None:
+            self._walk.ahead.file(self._path[:-1], name, entry, reading.data)
         return Known(entry, reading.ctime_ns, reading.inode if reading.certain else _NEVER)
 
     def _dir(self, entry: os.DirEntry[bytes]) -> None:

@@ -1,0 +1,65 @@
+"""A box that the configuration names: how it is reached, and who answers what `ssh` asks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import sys
+from typing import TYPE_CHECKING
+
+from devloop.sync.ssh.bridge import BridgeOptions
+from devloop.sync.ssh.connect import SshOptions
+from devloop.sync.ssh.target import SshTarget
+
+from .statusline import status_line
+from .words import printable
+
+if TYPE_CHECKING:
+    from devloop.sync.target import Target
+
+    from .config import Config
+
+__all__ = ["ssh_target"]
+
+
+def ssh_target(config: Config) -> Target:
+    ssh, agent = config.ssh, config.agent
+    serve_words = (
+        *("--idle-timeout", str(agent.idle_timeout_s)),
+        *("--store-limit", str(agent.store_limit_bytes)),
+    )
+    return SshTarget(
+        config.target,
+        SshOptions(ssh.client, ssh.config_file, ssh.connect_timeout_s, round(ssh.persist_s)),
+        bridge=BridgeOptions(agent.python, serve_words),
+        prompter=TerminalPrompter() if sys.stdin.isatty() and sys.stderr.isatty() else None,
+    )
+
+
+class TerminalPrompter:
+    """Asks on the terminal. See `link.Prompter`."""
+
+    owns_terminal = True
+
+    async def ask(self, question: str, *, secret: bool) -> str | None:
+        return await asyncio.to_thread(_ask, printable(question), secret=secret)
+
+    async def confirm_host(self, host: str, key_type: str, fingerprint: str) -> str | None:
+        return await self.ask(
+            f"{host} is not known; its {key_type} key has the fingerprint\n  {fingerprint}\n"
+            "Connect, and remember it (yes/no/fingerprint)? ",
+            secret=False,
+        )
+
+
+def _ask(question: str, *, secret: bool) -> str | None:
+    """None at the end of the input, and after Ctrl-C."""
+    status_line.clear()
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        if secret:
+            return getpass.getpass(question)
+        sys.stderr.write(question)
+        sys.stderr.flush()
+        return sys.stdin.readline().rstrip("\n") or None
+    return None
