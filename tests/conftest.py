@@ -17,6 +17,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.sshd import Sshd
+
 settings.register_profile("devloop", deadline=None)  # the machine's other work is no failure
 settings.register_profile("soak", deadline=None, max_examples=2000)
 settings.load_profile("soak" if os.environ.get("DEVLOOP_SOAK") == "1" else "devloop")
@@ -38,6 +40,7 @@ MISSING: dict[str, Callable[[], bool]] = {
     "needs FUSE": lambda: not Path("/dev/fuse").exists(),
     "needs a pid namespace": _fails("unshare", "--pid", "--fork", "true"),
     "needs tmpfs": _fails("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"),
+    "needs sshd": lambda: shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") is None,
     "needs torch": lambda: find_spec("torch") is None,
     "needs numpy": lambda: find_spec("numpy") is None,
     "needs a user namespace": _fails("unshare", "--user", "--map-root-user", "true"),
@@ -71,6 +74,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir()
     monkeypatch.chdir(directory)
     return directory
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    """A real OpenSSH server of the test's own, which lets the user of the tests in."""
+    from tests.sshd import find_sshd, start_sshd  # most tests need none
+
+    if find_sshd() is None:
+        pytest.skip("needs sshd")
+    with start_sshd(tmp_path / "sshd") as started:
+        yield started
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
