@@ -1,4 +1,4 @@
-"""`scripts/bench loop`: measures every line of "how fast", prints a table, ends with 0.
+"""`scripts/bench loop|ssh`: measures every line of "how fast", prints a table, ends with 0.
 
 Another exit code means that something could not be measured, never that it was slow.
 """
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 from .bench_first_sync import bench_large_file, bench_small_files
 from .bench_idle import bench_idle
 from .bench_saves import bench_imports, bench_live, bench_sizes
+from .bench_ssh_files import bench_ssh_cat, bench_ssh_change, bench_ssh_large, bench_ssh_small
+from .bench_ssh_saves import bench_far_saves, bench_ssh_saves, bench_ssh_start
 from .bench_start import bench_start
 from .bench_stream import bench_stream
 from .figures import Section
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 TORCH = "torch==2.13.0"
 
-SECTIONS: Mapping[str, Callable[[Bench], Section]] = {
+LOOP: Mapping[str, Callable[[Bench], Section]] = {
     "save": bench_sizes,
     "save-live": bench_live,
     "save-numpy": partial(bench_imports, requirement="numpy"),
@@ -47,6 +49,16 @@ SECTIONS: Mapping[str, Callable[[Bench], Section]] = {
     "stream": bench_stream,
     "idle": bench_idle,
 }
+SSH: Mapping[str, Callable[[Bench], Section]] = {
+    "ssh-save": bench_ssh_saves,
+    "ssh-far": bench_far_saves,
+    "ssh-start": bench_ssh_start,
+    "ssh-small": bench_ssh_small,
+    "ssh-large": bench_ssh_large,
+    "ssh-change": bench_ssh_change,
+    "ssh-cat": bench_ssh_cat,
+}
+SUBJECTS = {"loop": LOOP, "ssh": SSH}
 ONLY_WHEN_ASKED = {"save-torch"}
 
 
@@ -66,7 +78,7 @@ def _run(bench: Bench, args: argparse.Namespace) -> int:
     print("\n".join(f"{name}: {value}" for name, value in machine.items()))
     chosen = args.only or [
         key
-        for key in SECTIONS
+        for key in SUBJECTS[args.what]
         if key not in ONLY_WHEN_ASKED or (args.torch and key == "save-torch")
     ]
     sections, broken = [], 0
@@ -86,7 +98,7 @@ def _run(bench: Bench, args: argparse.Namespace) -> int:
 
 def _measured(key: str, bench: Bench) -> Section:
     load_before, began = os.getloadavg()[0], time.monotonic()
-    section = SECTIONS[key](bench)
+    section = {**LOOP, **SSH}[key](bench)
     section.load_before = load_before
     print("\n".join(section_lines(section)), flush=True)
     sys.stderr.write(f"bench: {key} took {time.monotonic() - began:.0f} s\n")
@@ -103,10 +115,10 @@ def _leave(number: int, _frame: object) -> None:
 
 def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("what", choices=["loop"], help="the save-and-run loop")
+    parser.add_argument("what", choices=SUBJECTS, help="the loop here, or over SSH")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it works")
     parser.add_argument(
-        "--only", action="append", choices=SECTIONS, help="one section; may be repeated"
+        "--only", action="append", choices=[*LOOP, *SSH], help="one section; may be repeated"
     )
     parser.add_argument("--torch", action="store_true", help=f"also with {TORCH} (200 MB)")
     parser.add_argument("--save", choices=SAVES, default="write", help="how files are saved")

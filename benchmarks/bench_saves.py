@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from .plan import Bench
     from .sandbox import Agent, Sandbox
 
-__all__ = ["bench_imports", "bench_live", "bench_sizes"]
+__all__ = [
+    "TRIVIAL",
+    "bench_imports",
+    "bench_live",
+    "bench_sizes",
+    "measure",
+    "new_watcher",
+    "stages",
+]
 
 SMALL, LARGE = 200, 50_000
 WARM_UP = 6
@@ -63,10 +71,10 @@ def bench_sizes(bench: Bench) -> Section:
         small = _devloop(bench, sandbox, agent, TRIVIAL, SMALL)
         large = _devloop(bench, sandbox, agent, TRIVIAL, LARGE)
         flat = _devloop(bench, sandbox, agent, TRIVIAL, LARGE, flat=True)
-        times = _measure(bench, [peer, small, large, flat])
+        times = measure(bench, [peer, small, large, flat])
         section.samples += [Samples(name, "ms", values) for name, values in times.items()]
         for watcher in (small, large, flat):
-            section.samples += _stages(watcher, times[watcher.name])
+            section.samples += stages(watcher, times[watcher.name])
     p50 = {name: quantile(values, 0.5) for name, values in times.items()}
     section.bounds += [
         Bound(f"devloop / entr, {SMALL} files", p50[small.name] / p50[peer.name], RATIO_LIMIT),
@@ -98,9 +106,9 @@ def _small_only(bench: Bench, section: Section, script: Script, bounded: bool) -
     with bench.sandbox() as sandbox:
         peer = _entr(bench, sandbox, script, SMALL)
         ours = _devloop(bench, sandbox, sandbox.agent("a"), script, SMALL)
-        times = _measure(bench, [peer, ours])
+        times = measure(bench, [peer, ours])
         section.samples += [Samples(name, "ms", values) for name, values in times.items()]
-        section.samples += _stages(ours, times[ours.name])
+        section.samples += stages(ours, times[ours.name])
     p50 = {name: quantile(values, 0.5) for name, values in times.items()}
     section.bounds.append(
         Bound(f"devloop / entr, {SMALL} files", p50[ours.name] / p50[peer.name], RATIO_LIMIT)
@@ -116,18 +124,18 @@ def _devloop(
     bench: Bench, sandbox: Sandbox, agent: Agent, script: Script, files: int, *, flat: bool = False
 ) -> Watcher:
     name = f"devloop up --plain, {files:,} files{', flat' if flat else ''}"
-    watcher = _watcher(bench, sandbox, name, script, files, flat=flat)
+    watcher = new_watcher(bench, sandbox, name, script, files, flat=flat)
     return start_devloop(sandbox, watcher, agent)
 
 
 def _entr(bench: Bench, sandbox: Sandbox, script: Script, files: int) -> Watcher:
     if shutil.which("entr") is None:
         raise Skipped("entr is not installed: apt-get install entr")
-    watcher = _watcher(bench, sandbox, f"entr -r python3 -u, {files:,} files", script, files)
+    watcher = new_watcher(bench, sandbox, f"entr -r python3 -u, {files:,} files", script, files)
     return start_entr(sandbox, watcher)
 
 
-def _watcher(
+def new_watcher(
     bench: Bench,
     sandbox: Sandbox,
     name: str,
@@ -136,12 +144,12 @@ def _watcher(
     *,
     flat: bool = False,
 ) -> Watcher:
-    key = f"{name.partition(' ')[0]}{files}{'flat' if flat else ''}"
+    key = "-".join(re.findall(r"\w+", name))
     project = make_project(sandbox.directory(f"p-{key}"), files, flat=flat)
     return Watcher(name, project, script, SAVES[bench.save], sandbox.root / f"{key}.err")
 
 
-def _measure(bench: Bench, watchers: list[Watcher]) -> dict[str, list[float]]:
+def measure(bench: Bench, watchers: list[Watcher]) -> dict[str, list[float]]:
     """Milliseconds of each, taken in turns so that what else the machine does meets all alike."""
     times: dict[str, list[float]] = {watcher.name: [] for watcher in watchers}
     pause_s = PAUSE_S / len(watchers)
@@ -156,7 +164,7 @@ def _measure(bench: Bench, watchers: list[Watcher]) -> dict[str, list[float]]:
     return times
 
 
-def _stages(watcher: Watcher, times: list[float]) -> list[Samples]:
+def stages(watcher: Watcher, times: list[float]) -> list[Samples]:
     """What `up` itself says of the same saves, and what is left between that and our clock."""
     time.sleep(PAUSE_S)  # the last run's own line comes after its output
     found = _STAGES.findall(watcher.log.read_text(errors="replace"))[-len(times) :]

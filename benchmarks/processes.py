@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
-__all__ = ["command_line", "cpu_s", "peak_bytes", "pids_with"]
+__all__ = ["command_line", "cpu_s", "peak_bytes", "pids_below", "pids_with"]
 
 _PROC = Path("/proc")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -25,6 +26,16 @@ def pids_with(marker: str) -> set[int]:
         except (OSError, IndexError):
             continue  # it has ended meanwhile, or is another user's
     return _with_descendants(found, parents) - {os.getpid()}
+
+
+def pids_below(pid: int) -> set[int]:
+    """Every process that `pid` or one of its descendants started, and that has not ended."""
+    parents = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                parents[int(entry.name)] = int(_stat_fields(int(entry.name))[1])
+    return _with_descendants({pid}, parents) - {pid}
 
 
 def _with_descendants(found: set[int], parents: dict[int, int]) -> set[int]:

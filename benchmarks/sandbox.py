@@ -6,6 +6,7 @@ Directories go only then: creating files is slow on ext4 for a while after many 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 from .processes import command_line, pids_with
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import IO
 
@@ -40,7 +41,7 @@ class Agent:
     """devloop with directories of its own: its commands start and use an agent of its own."""
 
     def __init__(self, directory: Path, runtime_dir: Path, base_env: Mapping[str, str]) -> None:
-        runtime_dir.mkdir()
+        runtime_dir.mkdir(mode=0o700)  # what others may look into, devloop refuses
         self.env = {
             **base_env,
             "DEVLOOP_STATE_DIR": str(directory / "state"),
@@ -80,8 +81,8 @@ class Sandbox:
         ours = ("DEVLOOP_", "VIRTUAL_ENV", "CONDA_", "PYTHON", "XDG_")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         self.env = {**inherited, "PATH": path, "BENCH_DIR": str(self.root)}
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._agents: list[Agent] = []
+        # The last that came goes first: a box outlives what is connected to it.
+        self._ends = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -92,10 +93,7 @@ class Sandbox:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for process in self._processes:
-            end(process)
-        for agent in self._agents:
-            agent.down()
+        self._ends.close()
         self._end_what_is_left()
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -105,11 +103,15 @@ class Sandbox:
         path.mkdir(parents=True)
         return path
 
-    def agent(self, name: str) -> Agent:
+    def agent(self, name: str, **env: str) -> Agent:
         """A new one, without a running agent; `name` must be short: sockets' paths are."""
-        agent = Agent(self.directory(name), self.root / f"r-{name}", self.env)
-        self._agents.append(agent)
+        agent = Agent(self.directory(name), self.root / f"r-{name}", {**self.env, **env})
+        self._ends.callback(agent.down)
         return agent
+
+    def at_the_end(self, action: Callable[[], object]) -> None:
+        """Before what is there already ends, and after what comes later."""
+        self._ends.callback(action)
 
     def start(
         self,
@@ -131,7 +133,7 @@ class Sandbox:
             stderr=stderr,
             process_group=0,
         )
-        self._processes.append(process)
+        self._ends.callback(end, process)
         return process
 
     def _end_what_is_left(self) -> None:

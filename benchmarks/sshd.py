@@ -1,45 +1,145 @@
-"""A throw-away sshd on the loopback interface, with keys of its own. Nobody's settings are read."""
+"""A throw-away sshd on the loopback interface, with keys of its own. Nobody's settings are read.
+
+Owns the server, the ways to it (plain, over a kept connection, through a wire of our own), and what
+is left of it at the end.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .sandbox import Skipped
+from .processes import pids_below
+from .sandbox import Broken, Skipped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .sandbox import Sandbox
 
-__all__ = ["start_sshd"]
+__all__ = ["Sshd", "Way", "start_box", "start_sshd"]
 
 START_TIMEOUT_S = 10.0
+ALIAS = "box"
+REPOSITORY = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A client's configuration, complete: the server is ALIAS in it."""
+
+    config: Path
+    counts: Path | None = None  # of a wire of ours: bytes to the server, bytes back
+
+    def words(self, *options: str) -> list[str]:
+        """Of an `ssh` command; the remote command may follow."""
+        return ["ssh", "-F", str(self.config), *options, ALIAS]
+
+    def env(self) -> dict[str, str]:
+        """For devloop, to go this way."""
+        return {"DEVLOOP_TARGET": ALIAS, "DEVLOOP_SSH_CONFIG": str(self.config)}
+
+    def carried_bytes(self) -> int:
+        """So far, in both directions, as encrypted."""
+        assert self.counts is not None, "nobody counts on this way"
+        return sum(map(int, self.counts.read_text().split()))
+
+
+@dataclass(frozen=True, slots=True)
+class Sshd:
+    """`home` is that of its commands. Everything ends with the sandbox."""
+
+    sandbox: Sandbox
+    folder: Path
+    home: Path
+    port: int
+
+    def way(self) -> Way:
+        return Way(self._config("plain", self.port))
+
+    def shared_way(self) -> Way:
+        """Over one connection that is open all the time, as with ControlMaster."""
+        # A socket's path holds about 100 bytes.
+        path = self.sandbox.root / "cm"
+        way = Way(self._config("shared", self.port, ControlPath=str(path)))
+        self.sandbox.start(way.words("-M", "-N"), cwd=self.folder)
+        _wait_until(path.exists, "the ControlMaster does not start")
+        return way
+
+    def wired_way(self, name: str, delay_s: float) -> Way:
+        """Through a process of ours, which delays each byte in each direction, and counts them."""
+        port, counts = _free_port(), self.folder / f"{name}.counts"
+        wire = [sys.executable, "-m", "benchmarks.wire", str(port), str(self.port), str(delay_s)]
+        env = {**self.sandbox.env, "PYTHONPATH": str(REPOSITORY)}
+        self.sandbox.start([*wire, str(counts)], cwd=self.folder, env=env)
+        _wait_until(lambda: _accepts(port), "the wire does not start")
+        return Way(self._config(name, port), counts)
+
+    def _config(self, name: str, port: int, **more: str) -> Path:
+        options = {
+            "HostName": "127.0.0.1",
+            "Port": str(port),
+            "User": getpass.getuser(),
+            "HostKeyAlias": "bench",
+            "IdentityFile": str(self.folder / "user"),
+            "IdentityAgent": "none",
+            "IdentitiesOnly": "yes",
+            "UserKnownHostsFile": str(self.folder / "known_hosts"),
+            "GlobalKnownHostsFile": "/dev/null",
+            "BatchMode": "yes",
+            **more,
+        }
+        config = self.folder / f"{name}.config"
+        lines = [f"    {key} {value}\n" for key, value in options.items()]
+        config.write_text("".join([f"Host {ALIAS}\n", *lines]))
+        return config
 
 
 def start_sshd(sandbox: Sandbox) -> list[str]:
-    """The words of an `ssh` command that reaches it. Raises Skipped."""
+    """The words of an `ssh` command that reaches a new one. Raises Skipped."""
+    return start_box(sandbox).way().words()
+
+
+def start_box(sandbox: Sandbox) -> Sshd:
+    """With a home of its own for its commands, and the sandbox's PATH. Raises Skipped."""
     sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if sshd is None or shutil.which("ssh") is None:
         raise Skipped("there is no sshd: apt-get install openssh-server")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it does not start without
-    folder, port = sandbox.directory("ssh"), _free_port()
+    folder, home, port = sandbox.directory("ssh"), sandbox.directory("home"), _free_port()
     _make_keys(folder)
-    config = _write_config(folder, port)
+    config = _write_config(sandbox, folder, home, port)
     log = folder / "sshd.log"
     with log.open("wb") as stderr:
         process = sandbox.start([sshd, "-D", "-e", "-f", str(config)], cwd=folder, stderr=stderr)
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not _accepts(port):
-        if process.poll() is not None or time.monotonic() > deadline:
+    sandbox.at_the_end(lambda: _end_connections(process.pid))
+
+    def listens() -> bool:
+        if process.poll() is not None:
             raise Skipped(f"sshd does not start: {log.read_text().strip()[-300:]}")
-        time.sleep(0.02)
-    return _client_command(folder, port)
+        return _accepts(port)
+
+    _wait_until(listens, "sshd does not listen")
+    return Sshd(sandbox, folder, home, port)
+
+
+def _end_connections(pid: int) -> None:
+    """Those that a client keeps for later are nobody's any more."""
+    for connection in pids_below(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(connection, signal.SIGTERM)
 
 
 def _make_keys(folder: Path) -> None:
@@ -51,7 +151,15 @@ def _make_keys(folder: Path) -> None:
     (folder / "known_hosts").write_text(f"bench {host_key}")
 
 
-def _write_config(folder: Path, port: int) -> Path:
+def _write_config(sandbox: Sandbox, folder: Path, home: Path, port: int) -> Path:
+    runtime_dir = sandbox.root / "r-box"
+    runtime_dir.mkdir(mode=0o700)
+    environ = {
+        "HOME": str(home),
+        "PATH": sandbox.env["PATH"],
+        "BENCH_DIR": str(sandbox.root),
+        "DEVLOOP_RUNTIME_DIR": str(runtime_dir),
+    }
     config = folder / "sshd_config"
     config.write_text(
         f"ListenAddress 127.0.0.1:{port}\n"
@@ -63,20 +171,18 @@ def _write_config(folder: Path, port: int) -> Path:
         "UsePAM no\n"
         "PermitRootLogin prohibit-password\n"
         "PasswordAuthentication no\n"
+        # One line: a second one is not read.
+        f"SetEnv {' '.join(shlex.quote(f'{key}={value}') for key, value in environ.items())}\n"
     )
     return config
 
 
-def _client_command(folder: Path, port: int) -> list[str]:
-    options = {
-        "BatchMode": "yes",
-        "HostKeyAlias": "bench",
-        "IdentitiesOnly": "yes",
-        "UserKnownHostsFile": str(folder / "known_hosts"),
-    }
-    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    target = f"{getpass.getuser()}@127.0.0.1"
-    return ["ssh", "-F", "none", "-p", str(port), "-i", str(folder / "user"), *words, target]
+def _wait_until(condition: Callable[[], bool], words: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Broken(words)
+        time.sleep(0.02)
 
 
 def _free_port() -> int:

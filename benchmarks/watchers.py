@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .sandbox import Agent, Sandbox
 
-__all__ = ["Watcher", "start_devloop", "start_entr"]
+__all__ = ["SCRIPT", "Watcher", "list_files", "start_devloop", "start_entr"]
 
 START_TIMEOUT_S = 120.0
 LINE_TIMEOUT_S = 30.0
@@ -111,7 +111,13 @@ def start_devloop(sandbox: Sandbox, watcher: Watcher, agent: Agent) -> Watcher:
 
 
 def start_entr(sandbox: Sandbox, watcher: Watcher) -> Watcher:
-    """Given every file of the project, as `find . -type f | entr -r …` is."""
+    # -n: without a terminal; it changes nothing else.
+    watcher.start(sandbox, ["entr", "-n", "-r", *SCRIPT], sandbox.env, list_files(watcher))
+    return watcher
+
+
+def list_files(watcher: Watcher) -> Path:
+    """A file for entr that names every file of the project, as `find . -type f` does."""
     (watcher.project / "main.py").touch()
     names = [
         os.path.relpath(os.path.join(folder, name), watcher.project)
@@ -120,6 +126,4 @@ def start_entr(sandbox: Sandbox, watcher: Watcher) -> Watcher:
     ]
     listing = watcher.log.with_suffix(".files")
     listing.write_text("\n".join(names) + "\n")
-    # -n: without a terminal; it changes nothing else.
-    watcher.start(sandbox, ["entr", "-n", "-r", *SCRIPT], sandbox.env, listing)
-    return watcher
+    return listing

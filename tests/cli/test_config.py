@@ -46,6 +46,7 @@ python = "/opt/python3"
 client = "paramiko"
 config = "ssh_config"
 connect_timeout = 3
+persist = "5m"
 """
 
 
@@ -76,7 +77,7 @@ def test_every_key_of_the_file_is_read(project: Path) -> None:
     assert config.watch.debounce_ms == 20
     assert config.agent.store_limit_bytes == 1_500_000_000
     assert (config.target, config.run.on_disconnect) == ("me@gpu1:2222", 600.0)
-    assert config.ssh == ("paramiko", project / "ssh_config", 3.0)
+    assert config.ssh == ("paramiko", project / "ssh_config", 3.0, 300.0)
     assert config.agent.python == "/opt/python3"
     assert list(map(str, config.ports)) == ["6006", "8888:80"]
     assert all(name.split(".")[-1] in EVERYTHING for name in KEYS)

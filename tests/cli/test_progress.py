@@ -48,3 +48,17 @@ def test_a_line_is_cleared_before_output_and_not_drawn_over_a_programs_line(
     line.clear()
     line.clear()
     assert terminal.getvalue() == "\r\x1b[Kuploading m\r\x1b[K\r\x1b[Kend\r\x1b[K"
+
+
+def test_an_installation_is_told_even_while_somebody_may_be_asked() -> None:
+    progress = Progress()
+    with progress.held(), progress.during("scan"):
+        assert progress.step is None
+        progress.installing("fetching")
+        told = f"{progress.step} {describe_progress(progress, 0)}"
+        assert told == "install installing the agent on the box: fetching what it needs"
+        progress.installing("sending", 3 * 10**6, 12 * 10**6)
+        words = describe_progress(progress, 0)
+        assert words == "installing the agent on the box: sending 3 MB of 12 MB"
+        progress.installing(None)
+        assert progress.step is None

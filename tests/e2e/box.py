@@ -25,6 +25,8 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from tests.sshd import Sshd
+
 DEVLOOP = str(Path(sys.executable).with_name("devloop"))
 TIMEOUT_S = 30.0
 
@@ -59,10 +61,14 @@ class Box:
     base: Path
     env: dict[str, str]
     prefix: tuple[str, ...] = ()  # what runs devloop: `setpriv …`
+    sshd: Sshd | None = None  # what leads to the agent; None: the agent is embedded
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def state_dir(self) -> Path:
+        """The agent's."""
+        if self.sshd is not None:
+            return self.sshd.home / ".local" / "state" / "devloop"
         return Path(self.env["DEVLOOP_STATE_DIR"])
 
     @property
@@ -71,6 +77,9 @@ class Box:
 
     @property
     def runtime_dir(self) -> Path:
+        """The agent's."""
+        if self.sshd is not None:
+            return self.sshd.runtime_dir
         return Path(self.env["DEVLOOP_RUNTIME_DIR"])
 
     def project(self, name: str = "project", **files: str) -> Path:
@@ -147,6 +156,26 @@ def open_box(**env: str) -> Iterator[Box]:
             box.close()
         finally:
             shutil.rmtree(base, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def open_ssh_box(shared: Path, **env: str) -> Iterator[Box]:
+    """A box whose agent is reached over SSH. `shared`: what the first of all boxes fetches and
+    installs, the others find there."""
+    from tests.sshd import start_sshd  # most tests need none
+
+    with contextlib.ExitStack() as stack:
+        base = Path(tempfile.mkdtemp(prefix="dl-")).resolve()
+        stack.callback(shutil.rmtree, base, ignore_errors=True)
+        there = {"DEVLOOP_DATA_DIR": str(shared / "data")}
+        sshd = stack.enter_context(start_sshd(base / "sshd", environ=there))
+        here = {"DEVLOOP_TARGET": sshd.alias, "DEVLOOP_SSH_CONFIG": str(sshd.config)}
+        box = Box(base, clean_environment(base) | here | env, sshd=sshd)
+        (shared / "wheels").mkdir(parents=True, exist_ok=True)
+        box.cache_dir.mkdir()
+        (box.cache_dir / "wheels").symlink_to(shared / "wheels")
+        stack.callback(box.close)
+        yield box
 
 
 def clean_environment(base: Path) -> dict[str, str]:

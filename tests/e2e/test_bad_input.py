@@ -132,6 +132,7 @@ def test_a_tree_of_many_entries_arrives(box: Box) -> None:
     shutil.rmtree(project)
 
 
+@pytest.mark.embedded
 def test_an_idle_agent_of_another_version_is_replaced(own_box: Box, tmp_path: Path) -> None:
     project = own_box.project()
     assert own_box.exec(project, "true", env=other_version(tmp_path)).code == 0
@@ -140,6 +141,7 @@ def test_an_idle_agent_of_another_version_is_replaced(own_box: Box, tmp_path: Pa
     assert (done.code, done.text, done.stderr) == (0, "hi\n", "")
 
 
+@pytest.mark.embedded
 def test_an_agent_of_another_version_keeps_its_live_runs(own_box: Box, tmp_path: Path) -> None:
     project = own_box.project()
     started = own_box.run(project, "exec", "-d", "--", "sleep", "60", env=other_version(tmp_path))
@@ -150,6 +152,7 @@ def test_an_agent_of_another_version_keeps_its_live_runs(own_box: Box, tmp_path:
     assert own_box.exec(project, "true").code == 0
 
 
+@pytest.mark.embedded
 @AS_ROOT
 def test_a_full_disk_is_one_line_and_the_next_try_works(own_box: Box, small_disk: Path) -> None:
     env = {"DEVLOOP_STATE_DIR": str(small_disk / "state")}
@@ -164,6 +167,7 @@ def test_a_full_disk_is_one_line_and_the_next_try_works(own_box: Box, small_disk
     assert own_box.run(project, "down").code == 0
 
 
+@pytest.mark.embedded
 @AS_ROOT
 @pytest.mark.parametrize("harm", ["read-only", "full"])
 def test_an_unusable_home_is_one_error(own_box: Box, small_disk: Path, harm: str) -> None:
@@ -179,6 +183,7 @@ def test_an_unusable_home_is_one_error(own_box: Box, small_disk: Path, harm: str
     done.assert_error("No space left" if harm == "full" else "Read-only file system")
 
 
+@pytest.mark.embedded
 def test_a_directory_instead_of_the_socket_is_one_error(own_box: Box) -> None:
     own_box.runtime_dir.mkdir(mode=0o700)
     (own_box.runtime_dir / "agent.sock").mkdir()
@@ -188,6 +193,7 @@ def test_a_directory_instead_of_the_socket_is_one_error(own_box: Box) -> None:
     (own_box.runtime_dir / "agent.sock").rmdir()
 
 
+@pytest.mark.embedded
 def test_verbs_without_an_agent_say_how_to_start_one(own_box: Box) -> None:
     project = own_box.project()
     for verb in (["ps"], ["stop"], ["attach"]):

@@ -7,6 +7,8 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
+
 from devloop.cafs.digest import digest_of
 from devloop.cafs.store import DiskStore
 
@@ -44,6 +46,7 @@ def test_clean_shows_what_there_is_and_removes_nothing_unasked(own_box: Box) -> 
     assert workspaces(own_box) == [workspace]
 
 
+@pytest.mark.over_ssh
 def test_clean_removes_the_workspace_and_its_blobs_and_the_next_exec_begins_anew(
     own_box: Box,
 ) -> None:
@@ -177,6 +180,7 @@ def test_clean_without_an_agent_starts_one_to_look(own_box: Box) -> None:
     assert own_box.run(project, "clean", "-n").text.startswith("stopped: ")
 
 
+@pytest.mark.over_ssh
 def test_the_store_limit_reaches_the_agent(own_box: Box) -> None:
     project = own_box.project("limited")
     (project / "devloop.toml").write_text('[agent]\nstore_limit = "2GB"\n')

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 IGNORES = "trap '' INT TERM HUP; echo ready; while :; do sleep 0.{marker}; done"
 
 
+@pytest.mark.over_ssh
 @pytest.mark.parametrize(
     ("script", "code"),
     [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137), ("kill -15 $$", 143)],
@@ -34,6 +35,7 @@ def test_a_python_program_exits_as_under_python(box: Box) -> None:
     assert (done.code, done.stderr.splitlines()[-1]) == (1, "ZeroDivisionError: division by zero")
 
 
+@pytest.mark.over_ssh
 def test_a_command_that_is_not_there_exits_127(box: Box) -> None:
     project = box.project()
     box.exec(project, "nosuch").assert_error("nosuch: command not found", code=127)
@@ -64,6 +66,7 @@ def test_without_a_terminal_t_is_refused(box: Box) -> None:
     box.run(box.project(), "exec", "-t", "--", "true").assert_error("terminal", code=2)
 
 
+@pytest.mark.over_ssh
 def test_ctrl_c_interrupts_the_program_and_exits_130(box: Box) -> None:
     process, out = started(box, box.project(), "sh", "-c", "echo ready; sleep 60")
     out.wait_for("ready")
@@ -87,6 +90,7 @@ def test_sigterm_is_forwarded(box: Box) -> None:
     assert process.wait(5) == 143
 
 
+@pytest.mark.over_ssh
 def test_a_second_ctrl_c_kills_what_ignores_signals(box: Box) -> None:
     project = box.project()
     process, out = started(box, project, "sh", "-c", IGNORES.format(marker="0125"))
@@ -99,6 +103,7 @@ def test_a_second_ctrl_c_kills_what_ignores_signals(box: Box) -> None:
     wait_until(lambda: not descendants_with("0.0125"), timeout_s=5)
 
 
+@pytest.mark.embedded
 def test_a_killed_client_ends_its_run(box: Box) -> None:
     project = box.project()
     process, out = started(box, project, "sh", "-c", "echo ready; sleep 777.0625")
@@ -108,6 +113,7 @@ def test_a_killed_client_ends_its_run(box: Box) -> None:
     wait_until(lambda: not box.live_runs(project))
 
 
+@pytest.mark.embedded
 def test_a_killed_agent_is_devloops_own_failure(own_box: Box) -> None:
     project = own_box.project()
     process, out = started(own_box, project, "sh", "-c", "echo ready; sleep 60")
@@ -128,6 +134,7 @@ def test_after_a_killed_agent_the_next_exec_starts_another(own_box: Box) -> None
     assert (done.code, done.text, done.stderr) == (0, "two\n", "")
 
 
+@pytest.mark.over_ssh
 def test_arguments_arrive_as_they_were_given(box: Box) -> None:
     words: list[str | bytes] = ["", "a b", "*", "$HOME", "--help", "-q", "ünïcode", b"\xff\xfe"]
     done = box.exec(box.project(), "printf", "%s\\n", *words)

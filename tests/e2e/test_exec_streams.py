@@ -34,6 +34,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.over_ssh
 def test_stdout_and_stderr_arrive_apart_and_byte_for_byte(box: Box, tmp_path: Path) -> None:
     project = box.project(both=BOTH_STREAMS % RANDOM_BYTES)
     digests = tmp_path / "digests"
@@ -47,6 +48,7 @@ def test_stdout_and_stderr_arrive_apart_and_byte_for_byte(box: Box, tmp_path: Pa
     assert f"{sha256(stdout)} {sha256((tmp_path / 'err').read_bytes())}" == digests.read_text()
 
 
+@pytest.mark.over_ssh
 def test_a_large_file_on_stdin_arrives_whole(box: Box, tmp_path: Path) -> None:
     data = b"%064x\n" * 1024 * (BIG_BYTES // 1024 // 5)
     path = tmp_path / "big"
@@ -92,6 +94,7 @@ def test_a_full_stdout_ends_the_run_with_one_error(box: Box, program: str) -> No
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.over_ssh
 def test_a_reader_that_goes_away_ends_the_run(box: Box) -> None:
     project = box.project()
     done = shell(box, "devloop exec -- yes | head -1; echo ${PIPESTATUS[0]}", project)
@@ -99,12 +102,14 @@ def test_a_reader_that_goes_away_ends_the_run(box: Box) -> None:
     assert box.live_runs(project) == ""
 
 
+@pytest.mark.over_ssh
 def test_the_output_of_a_run_that_ends_at_once_is_never_lost(box: Box) -> None:
     project = box.project()
     for _ in range(4):
         assert box.exec(project, "echo", "hi").text == "hi\n"
 
 
+@pytest.mark.over_ssh
 def test_json_gives_one_event_a_line(box: Box) -> None:
     words = ("exec", "--json", "--", "sh", "-c", r"echo hi; sleep .1; printf '\377'; exit 3")
     done = box.run(box.project(), *words)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from .box import wait_until
 from .terminal import open_terminal
 
@@ -17,6 +19,7 @@ def test_the_program_has_a_terminal_of_the_same_size(box: Box) -> None:
         terminal.screen.wait_for(r"/dev/pts/\d+\s+24 80")
 
 
+@pytest.mark.over_ssh
 def test_a_resize_reaches_the_program(box: Box) -> None:
     script = "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.05; done"
     with open_terminal(box, box.project(), "exec", "--", "sh", "-c", script) as terminal:
@@ -73,6 +76,7 @@ def test_what_was_typed_ahead_is_the_programs(box: Box) -> None:
         assert terminal.process.wait(10) == 0
 
 
+@pytest.mark.over_ssh
 def test_the_terminal_is_put_back(box: Box) -> None:
     with open_terminal(box, box.project(), "exec", "--", "sh", "-c", "read x; kill -9 $$") as t:
         wait_until(t.is_raw)

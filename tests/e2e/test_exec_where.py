@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from .box import Box
 
 WHERE = "import os; print(os.getcwd().rpartition('/files')[2] or '/', os.environ['DEVLOOP_RUN'])"
 
 
+@pytest.mark.over_ssh
 def test_a_command_starts_where_it_was_typed(box: Box) -> None:
     project = box.project(where=WHERE)
     (project / "devloop.toml").write_text('[run]\ncommand = "python where.py"\n')

@@ -102,6 +102,7 @@ def test_a_host_of_the_box_can_be_named(box: Box) -> None:
         assert receive(sock, 1) == b"x"
 
 
+@pytest.mark.over_ssh
 def test_a_large_upload_arrives_whole_and_is_answered_after_its_end(box: Box) -> None:
     """Half-close: the answer comes on a connection whose other half has ended."""
     here = free_port()
@@ -188,6 +189,7 @@ def test_a_reset_here_is_a_reset_there(box: Box) -> None:
             assert seen.pop() == ("reset" if end is reset else "end")
 
 
+@pytest.mark.over_ssh
 def test_a_reset_there_is_a_reset_here(box: Box) -> None:
     def cut(sock: socket.socket) -> None:
         sock.recv(1)
@@ -234,6 +236,7 @@ def test_a_port_in_use_here_is_an_error_that_names_a_free_one(box: Box) -> None:
         assert found[-1] == f"{found[2]}:80"
 
 
+@pytest.mark.over_ssh
 def test_ports_of_the_box_lead_here(box: Box) -> None:
     there = free_port()
     with (
@@ -316,6 +319,7 @@ def test_a_forward_works_again_after_its_agent_was_killed(own_box: Box) -> None:
         forward.close()
 
 
+@pytest.mark.embedded
 def test_a_forward_ends_when_the_agent_is_ended(own_box: Box) -> None:
     forward = Forward(own_box, str(free_port()))
     forward.talk.wait_for("leads to")

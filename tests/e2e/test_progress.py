@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from .box import Tail, wait_until
 from .terminal import open_terminal
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from .box import Box
 
 
+@pytest.mark.embedded
 def test_a_terminal_shows_a_line_that_is_gone_when_the_output_comes(own_box: Box) -> None:
     """With -q there is none."""
     project = own_box.project()

@@ -35,6 +35,7 @@ def test_a_detached_run_gives_its_number_and_goes_on(box: Box) -> None:
     assert box.live_runs(project) == ""
 
 
+@pytest.mark.over_ssh
 def test_attach_types_into_a_run_and_exits_as_it_does(box: Box) -> None:
     project = box.project()
     number = detached(box, project, "sh", "-c", "echo ready; sleep 0.3; exit 6")
@@ -53,6 +54,7 @@ def test_ctrl_c_in_attach_interrupts_the_run(box: Box) -> None:
     assert process.wait(10) == 130
 
 
+@pytest.mark.over_ssh
 def test_ctrl_backslash_only_detaches(box: Box) -> None:
     project = box.project()
     number = detached(box, project, "sh", "-c", "echo ready; exec sleep 61")
@@ -175,6 +177,7 @@ def test_a_run_that_is_not_there_is_named(box: Box, verb: str) -> None:
     box.run(project, verb, "999").assert_error("has no run 999", code=1)
 
 
+@pytest.mark.over_ssh
 def test_a_change_waits_for_a_run_pinned_to_other_files(box: Box) -> None:
     project = box.project(main="print(1)")
     number = detached(box, project, "sleep", "60")
@@ -193,6 +196,7 @@ def test_a_change_waits_for_a_run_pinned_to_other_files(box: Box) -> None:
     assert waiting.wait(10) == 0
 
 
+@pytest.mark.over_ssh
 def test_down_ends_the_agent_and_its_runs(own_box: Box) -> None:
     project = own_box.project()
     detached(own_box, project, "sleep", "780.5")
@@ -211,6 +215,7 @@ def test_runs_survive_a_restart_of_the_agent(own_box: Box) -> None:
     assert own_box.run(project, "logs", "1").text == "kept\n"
 
 
+@pytest.mark.embedded
 def test_what_has_ended_is_shown_without_an_agent_that_runs(own_box: Box) -> None:
     project = own_box.project()
     own_box.exec(project, "echo", "kept")
@@ -221,6 +226,7 @@ def test_what_has_ended_is_shown_without_an_agent_that_runs(own_box: Box) -> Non
     assert "echo kept" in own_box.run(project, "ps", "-a").text
 
 
+@pytest.mark.over_ssh
 def test_pull_fetches_outputs_and_keeps_what_was_there(box: Box) -> None:
     project = box.project()
     (project / "devloop.toml").write_text('sync.outputs = ["out/"]\n')

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from .box import descendants_with, wait_until
 from .terminal import open_terminal
 
@@ -28,6 +30,7 @@ def test_the_login_shell_opens_in_the_workspace(box: Box) -> None:
         assert terminal.process.wait(10) == 0
 
 
+@pytest.mark.over_ssh
 def test_its_exit_status_is_passed_on(box: Box) -> None:
     with open_terminal(box, box.project(), *BASH) as terminal:
         terminal.screen.wait_for(PROMPT)
@@ -43,6 +46,7 @@ def test_ctrl_d_leaves_it(box: Box) -> None:
         assert terminal.process.wait(10) == 0
 
 
+@pytest.mark.over_ssh
 def test_ctrl_z_stops_a_job_and_fg_brings_it_back(box: Box) -> None:
     with open_terminal(box, box.project(), *BASH) as terminal:
         terminal.screen.wait_for(PROMPT)
@@ -86,6 +90,7 @@ def test_a_terminal_that_closes_ends_the_shell_and_its_jobs(box: Box) -> None:
     assert box.exec(project, "cat", "said").text == "hung up\n"
 
 
+@pytest.mark.embedded
 def test_a_killed_client_ends_the_shell_after_its_lease(box: Box) -> None:
     project = box.project()
     with open_terminal(box, project, *BASH) as terminal:
@@ -157,6 +162,7 @@ def test_an_open_shell_is_listed_and_stopped_by_its_number_only(box: Box) -> Non
         assert terminal.process.wait(10) != 0
 
 
+@pytest.mark.embedded
 def test_nothing_of_a_shell_is_kept_and_its_number_is_not_given_again(box: Box) -> None:
     project = box.project("hushed")
     box.exec(project, "true")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from .box import Box
+
+pytestmark = pytest.mark.embedded
 
 
 def test_a_second_agent_on_one_state_directory_is_refused_and_told_of_the_first(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FINISHED = r"^── run \d+ [✓✗■] .*$"
 
 
+@pytest.mark.over_ssh
 def test_a_save_runs_the_new_code(box: Box) -> None:
     project = box.project(main="print('token-1')")
     up = Up(box, project, "--", "python3", "main.py")
@@ -63,6 +64,7 @@ def test_a_command_that_is_not_found_is_told_once(box: Box) -> None:
     assert up.leave().count("command not found") == 1
 
 
+@pytest.mark.over_ssh
 def test_ctrl_c_interrupts_the_run_and_a_save_runs_again(box: Box) -> None:
     project = box.project(main=sleeper("one"))
     up = Up(box, project, "--", "python3", "main.py")
@@ -116,6 +118,7 @@ def test_ctrl_c_twice_leaves_though_a_run_has_started_in_between(box: Box) -> No
     assert up.process.wait(5) == 0
 
 
+@pytest.mark.embedded
 def test_an_agent_that_down_ended_is_not_started_again(own_box: Box) -> None:
     project = own_box.project(main=sleeper("one"))
     up = Up(own_box, project, "--", "python3", "main.py")
@@ -126,6 +129,7 @@ def test_an_agent_that_down_ended_is_not_started_again(own_box: Box) -> None:
     assert not (own_box.runtime_dir / "agent.sock").exists()
 
 
+@pytest.mark.embedded
 def test_an_environment_of_the_project_is_used_and_not_uploaded(box: Box) -> None:
     project = box.project()
     venv.create(project / ".venv", symlinks=True)
@@ -146,6 +150,7 @@ def test_after_a_killed_agent_the_next_save_runs(own_box: Box) -> None:
     up.leave()
 
 
+@pytest.mark.over_ssh
 def test_an_agent_killed_amid_a_run_is_told_and_the_next_save_runs(own_box: Box) -> None:
     project = own_box.project(main=sleeper("started"))
     up = Up(own_box, project, "--", "python3", "main.py")
@@ -159,6 +164,7 @@ def test_an_agent_killed_amid_a_run_is_told_and_the_next_save_runs(own_box: Box)
     up.leave()
 
 
+@pytest.mark.over_ssh
 def test_deleted_and_renamed_files_are_followed(box: Box) -> None:
     listing = "import os\nprint(sorted(os.listdir()), flush=True)"
     project = box.project(main=listing, a="", b="")
@@ -202,6 +208,7 @@ def test_on_save_queue_lets_the_run_end(box: Box) -> None:
     up.leave()
 
 
+@pytest.mark.over_ssh
 def test_on_save_signal_changes_files_under_the_run(box: Box) -> None:
     script = (
         "import signal, sys\n"
@@ -274,6 +281,7 @@ def test_a_changed_configuration_asks_for_a_restart(box: Box) -> None:
     up.leave()
 
 
+@pytest.mark.over_ssh
 def test_outputs_come_back_after_the_run(box: Box) -> None:
     project = box.project(main="import os; os.mkdir('out'); open('out/model', 'w').write('w')")
     (project / "devloop.toml").write_text('sync.outputs = ["out/"]\n')
@@ -291,6 +299,7 @@ def test_sigterm_leaves_and_stops_the_run(box: Box) -> None:
     assert box.live_runs(project) == ""
 
 
+@pytest.mark.embedded
 def test_a_killed_up_leaves_no_run(box: Box) -> None:
     project = box.project()
     up = Up(box, project, "--", "sh", "-c", "echo ready; sleep 778.125")

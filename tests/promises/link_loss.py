@@ -1,9 +1,10 @@
 """A run over a link that is lost for a while; started in a network namespace of its own.
 
-    unshare --net python link_loss.py FOLDER LINES LOSS_S
+    unshare --net python link_loss.py SHARED LINES LOSS_S
 
-Prints one JSON object: what a client of a run of LINES numbered lines saw while every packet to and
-from sshd was dropped for LOSS_S seconds.
+SHARED has what a box fetches and installs: there is no network here. Prints one JSON object: what a
+client of a run of LINES numbered lines saw while every packet to and from sshd was dropped for
+LOSS_S seconds.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from e2e.box import open_box
-from sshd import start_sshd
+from tests.e2e.box import open_ssh_box
 
 # Every line carries its number; the whole takes about as long as the link is away, and half more.
 PROGRAM = """
@@ -66,11 +66,11 @@ def firewall(action: str, port: int) -> None:
         subprocess.run(["iptables", "-w", action, direction, *rule], check=True)
 
 
-def main(folder: Path, lines: int, loss_s: float) -> None:
+def main(shared: Path, lines: int, loss_s: float) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    with start_sshd(folder / "sshd") as sshd, open_box() as box:
-        box.env["DEVLOOP_TARGET"] = sshd.alias
-        box.env["DEVLOOP_SSH_CONFIG"] = str(sshd.config)
+    with open_ssh_box(shared) as box:
+        assert box.sshd is not None
+        port = box.sshd.port
         project = box.project(count=PROGRAM)
         warm = box.run(project, "exec", "--", "true", timeout_s=120)
         assert warm.code == 0, warm
@@ -79,12 +79,12 @@ def main(folder: Path, lines: int, loss_s: float) -> None:
         client = box.start(project, *words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
         out, talk = Seen(client.stdout), Seen(client.stderr)
         out.wait_for("^100$", 30)
-        firewall("-A", sshd.port)
+        firewall("-A", port)
         lost_at = time.monotonic()
         noticed_at = talk.wait_for("trying to reach it again", min(30, loss_s))
         time.sleep(max(0.0, lost_at + loss_s - time.monotonic()))
         seen = len(out.lines)
-        firewall("-D", sshd.port)
+        firewall("-D", port)
         back_at = time.monotonic()
         resumed_at = talk.wait_for("connected again", 60)
         code = client.wait(120)

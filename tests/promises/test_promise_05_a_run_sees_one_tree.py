@@ -11,14 +11,14 @@ import pytest
 
 from devloop.remote_agent.agent import Agent
 from devloop.remote_agent.logs import LogStream
-from devloop.remote_agent.runs import RunSpec
+from devloop.remote_agent.run import RunSpec
 
 from ..remote_agent.trees import ADir, AFile, make_tree  # noqa: TID252 # there is no package
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from devloop.remote_agent.runs import Run
+    from devloop.remote_agent.run import Run
 
     from ..remote_agent.trees import Thing  # noqa: TID252
 

@@ -10,7 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.box import Up, open_box
+from tests.e2e.box import Up
+from tests.e2e.conftest import open_either
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +23,9 @@ TRIES = 200 if os.environ.get("DEVLOOP_SOAK") == "1" else 40
 MAIN = "import sys, token_module\nprint(token_module.TOKEN, sys.dont_write_bytecode, flush=True)\n"
 
 
-@pytest.fixture(scope="module")
-def box() -> Iterator[Box]:
-    with open_box() as opened:
+@pytest.fixture(scope="module", params=["embedded", "ssh"])
+def box(request: pytest.FixtureRequest, ssh_shared: Path) -> Iterator[Box]:
+    with open_either(request.param, ssh_shared) as opened:
         yield opened
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.e2e.conftest import open_either
 
 PROGRAM = Path(__file__).with_name("link_loss.py")
 IS_SOAK = os.environ.get("DEVLOOP_SOAK") == "1"
@@ -22,8 +23,10 @@ RESUMED_WITHIN_S = 3.0
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
 @pytest.mark.skipif(not shutil.which("iptables"), reason="needs iptables")
-def test_a_link_loss_loses_and_repeats_no_line(tmp_path: Path) -> None:
-    words = [sys.executable, str(PROGRAM), str(tmp_path), str(LINES), str(LOSS_S)]
+def test_a_link_loss_loses_and_repeats_no_line(ssh_shared: Path) -> None:
+    with open_either("ssh", ssh_shared) as box:
+        assert box.exec(box.project(), "true").code == 0
+    words = [sys.executable, str(PROGRAM), str(ssh_shared), str(LINES), str(LOSS_S)]
     done = subprocess.run(["unshare", "--net", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])

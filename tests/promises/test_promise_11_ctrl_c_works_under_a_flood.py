@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.box import open_box, wait_until
+from tests.e2e.box import wait_until
+from tests.e2e.conftest import open_either
 from tests.e2e.terminal import open_terminal
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ BOUNDED = "yes | head -c 20000000; exec sleep 60"
 LIMIT_S = 2.0  # to the exit of the client; the run itself ends within a round trip
 
 
-@pytest.fixture(scope="module")
-def box() -> Iterator[Box]:
-    with open_box() as opened:
+@pytest.fixture(scope="module", params=["embedded", "ssh"])
+def box(request: pytest.FixtureRequest, ssh_shared: Path) -> Iterator[Box]:
+    with open_either(request.param, ssh_shared) as opened:
         yield opened
 
 

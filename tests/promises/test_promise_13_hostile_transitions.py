@@ -71,7 +71,7 @@ def test_promise_13_no_hostile_upload_writes_outside(workspace: Workspace) -> No
     rng = random.Random(14)
     refused = written = 0
     for _ in range(UPLOADS):
-        ahead = workspace.begin_ahead()
+        ahead = workspace.ahead.begin()
         assert ahead is not None
         receiver = Receiver(workspace._store)
         receiver.ahead = ahead
@@ -85,7 +85,7 @@ def test_promise_13_no_hostile_upload_writes_outside(workspace: Workspace) -> No
                 written += 1
             except DevloopError:
                 refused += 1
-        workspace.end_ahead(ahead)
+        workspace.ahead.end(ahead)
         assert os.listdir(workspace.files) == []
     print(f"promise 13: {UPLOADS} hostile uploads, {refused} parts refused, {written} staged")
     assert refused

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from tests.e2e.box import open_box
+from tests.e2e.conftest import open_either
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from tests.e2e.box import Box
 
 NOBODY = 65534
+SOCKETS = ("agent.sock", "bridge.sock")
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-@pytest.fixture
-def box() -> Iterator[Box]:
-    with open_box() as opened:
+@pytest.fixture(params=["embedded", "ssh"])
+def box(request: pytest.FixtureRequest, ssh_shared: Path) -> Iterator[Box]:
+    with open_either(request.param, ssh_shared) as opened:
         yield opened
 
 
@@ -32,18 +33,18 @@ def box() -> Iterator[Box]:
 def test_another_uid_cannot_connect_to_the_socket(box: Box) -> None:
     box.exec(box.project(), "true")
     box.base.chmod(0o755)  # only the runtime directory's own mode is to keep others out
-    path = box.runtime_dir / "agent.sock"
-    connect(path)
-    with pytest.raises(PermissionError):
-        as_another_uid(lambda: connect(path))
+    for path in (box.runtime_dir / name for name in SOCKETS):
+        connect(path)
+        with pytest.raises(PermissionError):
+            as_another_uid(partial(connect, path))
     for hidden in (box.runtime_dir, box.state_dir):
         with pytest.raises(PermissionError):
             as_another_uid(partial(os.listdir, hidden))
-    print("3 tries as another uid, 3 refused")
+    print("4 tries as another uid, 4 refused")
 
 
 @pytest.mark.promise(15)
-def test_the_agent_listens_on_one_path_and_nowhere_else(box: Box) -> None:
+def test_the_agent_listens_in_its_own_directory_and_nowhere_else(box: Box) -> None:
     box.exec(box.project(), "python3", "-c", "print()")
     agent = box.agent()
     family = [agent, *agent.children(recursive=True)]
@@ -53,7 +54,7 @@ def test_the_agent_listens_on_one_path_and_nowhere_else(box: Box) -> None:
     print(f"{len(family)} processes looked at")
     assert listening == []
     if Path("/proc/net/unix").exists():
-        assert bound_names(family) == {str(box.runtime_dir / "agent.sock")}
+        assert bound_names(family) == {str(box.runtime_dir / name) for name in SOCKETS}
 
 
 @AS_ROOT

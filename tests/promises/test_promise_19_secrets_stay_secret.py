@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from tests.e2e.box import Up, open_box, save
+from tests.e2e.box import Up, save
+from tests.e2e.conftest import open_either
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +28,9 @@ time.sleep(60)
 """
 
 
-@pytest.fixture
-def box() -> Iterator[Box]:
-    with open_box() as opened:
+@pytest.fixture(params=["embedded", "ssh"])
+def box(request: pytest.FixtureRequest, ssh_shared: Path) -> Iterator[Box]:
+    with open_either(request.param, ssh_shared) as opened:
         yield opened
 
 
@@ -37,9 +38,11 @@ def box() -> Iterator[Box]:
 def project(box: Box) -> Path:
     made = box.project(main=MAIN)
     (made / ".env").write_text(f"B={CANARIES['B']}\n")
+    # Over SSH the client's own environment, which has C, stays where it is.
+    more = "" if box.sshd is None else f', C = "{CANARIES["C"]}"'
     (made / "devloop.toml").write_text(
         "[run]\n"
-        f'env = {{A = "{CANARIES["A"]}"}}\n'
+        f'env = {{A = "{CANARIES["A"]}"{more}}}\n'
         'env_file = ".env"\n'
         "[sync]\n"
         'ignore = ["devloop.toml", ".env"]\n'  # their copies in the workspace are the user's wish

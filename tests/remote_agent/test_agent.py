@@ -12,7 +12,11 @@ import pytest
 from devloop.cafs.errors import DevloopError
 from devloop.remote_agent.agent import Agent, OnBusy
 from devloop.remote_agent.logs import LogStream
-from devloop.remote_agent.runs import NoSuchRun, RunSpec, RunState, StartFailure, beyond_limit
+from devloop.remote_agent.run import RunSpec, RunState, StartFailure
+from devloop.remote_agent.run_lease import lease
+from devloop.remote_agent.run_limits import beyond_limit
+from devloop.remote_agent.run_stop import stop_run
+from devloop.remote_agent.runs import NoSuchRun
 
 from .trees import AFile, flat, look, make_tree
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
     from devloop.cafs.digest import Digest
     from devloop.remote_agent.agent import Applying, Project
-    from devloop.remote_agent.runs import Run
+    from devloop.remote_agent.run import Run
 
 ENV = {"PATH": b"/usr/bin:/bin", "LANG": b"C.UTF-8"}
 IGNORES_ALL = "trap '' INT TERM; echo up; while :; do sleep 0.05; done"
@@ -126,7 +130,7 @@ async def test_stop_asks_first(agent: Agent) -> None:
         agent, sh("trap 'echo asked; exit 3' INT; echo up; while :; do sleep 0.02; done")
     )
     await said(run, b"up")
-    assert await project(agent).runs.stop(run, reason="stopped") == []
+    assert await stop_run(run, reason="stopped") == []
     assert (run.end.exit_code, run.end.reason) == (3, "stopped")
     assert b"asked" in (await output(run))[LogStream.STDOUT]
 
@@ -134,7 +138,7 @@ async def test_stop_asks_first(agent: Agent) -> None:
 async def test_stop_kills_what_does_not_listen(agent: Agent) -> None:
     run = await start(agent, sh(IGNORES_ALL, stop_timeout_s=0.1))
     await said(run, b"up")
-    assert await project(agent).runs.stop(run) == []
+    assert await stop_run(run) == []
     assert run.end.signal == signal.SIGKILL
 
 
@@ -142,7 +146,7 @@ async def test_a_kill_asks_nobody(agent: Agent) -> None:
     run = await start(agent, sh(IGNORES_ALL, stop_timeout_s=60))
     await said(run, b"up")
     async with asyncio.timeout(5):
-        await project(agent).runs.stop(run, kill=True)
+        await stop_run(run, kill=True)
     assert not run.live
 
 
@@ -153,14 +157,14 @@ async def test_a_run_can_be_stopped_while_it_is_being_started(agent: Agent) -> N
     async with asyncio.timeout(10):
         (run,) = await runs.started_after(0)
         assert run.state is RunState.STARTING
-        await runs.stop(run)
+        await stop_run(run)
     assert not run.live
     await starting
 
 
 async def test_stopping_an_ended_run_is_nothing(agent: Agent) -> None:
     run = await ended(await start(agent, sh("exit 0")))
-    assert await project(agent).runs.stop(run) == []
+    assert await stop_run(run) == []
     assert run.end.reason == "exited 0"
 
 
@@ -200,14 +204,13 @@ async def test_a_run_that_no_client_attends_is_ended(agent: Agent) -> None:
 
 async def test_a_lease_keeps_a_run_and_counts_anew_when_it_is_given_up(agent: Agent) -> None:
     run = await start(agent, sh("sleep 60", lease_s=0.4))
-    runs = project(agent).runs
     loop = asyncio.get_running_loop()
     for _ in range(3):
-        with runs.lease(run):
+        with lease(run):
             await asyncio.wait([asyncio.create_task(run.ended.wait())], timeout=0.3)
         await asyncio.wait([asyncio.create_task(run.ended.wait())], timeout=0.2)
         assert run.live
-    with runs.lease(run):
+    with lease(run):
         pass
     given_up_s = loop.time()
     await ended(run)
@@ -281,7 +284,7 @@ async def test_a_client_that_hangs_up_leaves_a_whole_tree_and_no_run(agent: Agen
         assert not project(agent).lock.locked()
         for run in project(agent).runs.live():
             assert run.tree == project(agent).workspace.current
-            await project(agent).runs.stop(run, kill=True)
+            await stop_run(run, kill=True)
         found = look(project(agent).workspace.files)
         assert found == {} or project(agent).workspace.current is not None
 
@@ -296,7 +299,9 @@ async def test_runs_are_numbered_from_one_and_the_newest_are_kept(
     for number in range(1, 6):
         assert (await ended(await start(agent, sh("echo")))).number == number
     runs = project(agent).runs
-    assert [run.number for run in runs.newest_first()] == [5, 4, 3]
+    async with asyncio.timeout(20):
+        while [run.number for run in runs.newest_first()] != [5, 4, 3]:
+            await asyncio.sleep(0.01)
     assert sorted(os.listdir(project(agent).workspace.runs_dir)) == ["3", "4", "5"]
     with pytest.raises(NoSuchRun, match="no run 1 in p"):
         runs.get(1)

@@ -188,7 +188,7 @@ def test_what_a_killed_agent_left_ahead_is_removed(workspace: Workspace, store: 
 
 @pytest.mark.parametrize("folder", [b"..", b"/etc", b"a/../..", b"a//b", b"a/", b"a\0", b"."])
 def test_a_hostile_folder_is_refused(workspace: Workspace, store: DiskStore, folder: bytes) -> None:
-    ahead = workspace.begin_ahead()
+    ahead = workspace.ahead.begin()
     assert ahead is not None
     receiver = Receiver(store)
     receiver.ahead = ahead
@@ -203,7 +203,7 @@ def test_one_upload_names_a_path_once(
     workspace: Workspace, store: DiskStore, second: bytes
 ) -> None:
     receiver = Receiver(store)
-    receiver.ahead = workspace.begin_ahead()
+    receiver.ahead = workspace.ahead.begin()
     send(receiver, b"d", {b"f": AFile(b"1")})
     with pytest.raises(AheadTwice):
         send(receiver, second, {b"f": AFile(b"1")})

@@ -64,8 +64,7 @@ def gpu_processes() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE
-        and "devloop.remote_agent.nvml" in child.cmdline()
+        if child.status() != psutil.STATUS_ZOMBIE and "devloop.remote_agent.nvml" in child.cmdline()
     ]
 
 

@@ -18,7 +18,8 @@ from devloop.remote_agent.gpu import GpuReader, GpuState
 from devloop.remote_agent.gpu_choice import Busy, NoSuchGpus
 from devloop.remote_agent.gpu_desk import GpuDesk, GpuHold, GpusUnavailable
 from devloop.remote_agent.gpu_locks import GpuLocks
-from devloop.remote_agent.runs import RunSpec, StartFailure
+from devloop.remote_agent.run import RunSpec, StartFailure
+from devloop.remote_agent.run_stop import stop_run
 
 from .fake_driver import FakeDriver, gpu_line
 from .trees import AFile, make_tree
@@ -243,7 +244,7 @@ async def test_the_end_of_a_run_frees_its_gpus(agent: Agent) -> None:
     holder = GpuLocks().holder("GPU-fake-0")
     assert holder is not None
     assert (holder.project, holder.run) == ("vision", run.number)
-    await agent.project("p").runs.stop(run)
+    await stop_run(run)
     assert GpuLocks().holder("GPU-fake-0") is None
     assert [gpu.label for gpu in run.gpus] == ["0"]
 
@@ -272,7 +273,7 @@ async def test_nothing_changes_while_the_gpus_are_in_use(agent: Agent) -> None:
     assert len(refused.gpus_busy) == 2
     assert f"run {first.number} of vision" in refused.gpus_busy[0]
     assert (agent.project("p").workspace.files / "a").read_bytes() == b"1"
-    await agent.project("p").runs.stop(first)
+    await stop_run(first)
 
 
 async def test_a_run_that_waits_starts_when_the_gpus_are_free(agent: Agent) -> None:
@@ -282,7 +283,7 @@ async def test_a_run_that_waits_starts_when_the_gpus_are_free(agent: Agent) -> N
     given_up = asyncio.create_task(apply(agent, sh("exit 0", "2"), on_busy=OnBusy.WAIT))
     await asyncio.sleep(0)
     given_up.cancel()
-    await agent.project("p").runs.stop(first)
+    await stop_run(first)
     async with asyncio.timeout(20):
         second = (await waiting).run
     assert second is not None
@@ -307,7 +308,7 @@ async def test_a_restart_has_its_predecessor_s_gpu_even_beside_a_wedged_driver(
     holder = GpuLocks().holder("GPU-fake-0")
     assert holder is not None
     assert holder.run == second.number
-    await agent.project("p").runs.stop(second)
+    await stop_run(second)
     assert GpuLocks().holder("GPU-fake-0") is None
 
 

@@ -14,15 +14,15 @@ import pytest
 from devloop.cafs.digest import digest_of
 from devloop.cafs.store import DiskStore
 from devloop.cafs.tree import Dir, File, Node, TreeInvalid
-from devloop.remote_agent.workspace import Workspace, WorkspaceBroken
-from devloop.remote_agent.workspace_state import read_state
+from devloop.remote_agent.workspace import Workspace
+from devloop.remote_agent.workspace_state import WorkspaceBroken, read_state
 
 from .trees import MTIME_NS, ADir, AFile, ALink, Thing, flat, look, make_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from devloop.remote_agent.workspace import Applied
+    from devloop.remote_agent.transition import Applied
 
 
 @pytest.fixture

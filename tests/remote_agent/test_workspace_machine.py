@@ -22,7 +22,7 @@ from .trees import ADir, AFile, Flat, Thing, flat, look, make_tree, projects, se
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from devloop.remote_agent.workspace import Applied
+    from devloop.remote_agent.transition import Applied
 
 SOAK = os.environ.get("DEVLOOP_SOAK") == "1"
 EXAMPLES = 3000 if SOAK else 60

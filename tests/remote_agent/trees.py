@@ -128,12 +128,12 @@ def send_all(receiver: Receiver, project: Mapping[bytes, Thing], folder: bytes =
 
 
 def send_ahead(workspace: Workspace, project: Mapping[bytes, Thing]) -> Ahead:
-    ahead = workspace.begin_ahead()
+    ahead = workspace.ahead.begin()
     assert ahead is not None
     with Receiver(workspace._store) as receiver:
         receiver.ahead = ahead
         send_all(receiver, project)
-    workspace.end_ahead(ahead)
+    workspace.ahead.end(ahead)
     return ahead
 
 

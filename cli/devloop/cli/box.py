@@ -12,10 +12,15 @@ from devloop.sync.ssh.bridge import BridgeOptions
 from devloop.sync.ssh.connect import SshOptions
 from devloop.sync.ssh.target import SshTarget
 
+from .common import say
 from .statusline import status_line
 from .words import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from devloop.sync.progress import Progress
+    from devloop.sync.ssh.install import InstallProgress
     from devloop.sync.target import Target
 
     from .config import Config
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ssh_target"]
 
 
-def ssh_target(config: Config) -> Target:
+def ssh_target(config: Config, progress: Progress | None = None) -> Target:
     ssh, agent = config.ssh, config.agent
     serve_words = (
         *("--idle-timeout", str(agent.idle_timeout_s)),
@@ -34,7 +39,23 @@ def ssh_target(config: Config) -> Target:
         SshOptions(ssh.client, ssh.config_file, ssh.connect_timeout_s, round(ssh.persist_s)),
         bridge=BridgeOptions(agent.python, serve_words),
         prompter=TerminalPrompter() if sys.stdin.isatty() and sys.stderr.isatty() else None,
+        on_progress=_say_once(config.target) if progress is None else _into(progress),
     )
+
+
+def _into(progress: Progress) -> Callable[[InstallProgress], None]:
+    return lambda told: progress.installing(told.phase, told.sent_bytes, told.total_bytes)
+
+
+def _say_once(host: str) -> Callable[[InstallProgress], None]:
+    told: list[InstallProgress] = []
+
+    def on_progress(progress: InstallProgress) -> None:
+        if not told:
+            say(f"installing the agent on {host}")
+        told.append(progress)
+
+    return on_progress
 
 
 class TerminalPrompter:

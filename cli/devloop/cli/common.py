@@ -85,7 +85,7 @@ def project_of(config: Config) -> Project:
 @contextlib.asynccontextmanager
 async def open_session(config: Config, progress: Progress | None = None) -> AsyncIterator[Session]:
     """`progress` is told how far the session has come, from its first step on."""
-    session = await Session.open(project_of(config), target_of(config), progress)
+    session = await Session.open(project_of(config), target_of(config, progress), progress)
     try:
         yield session
     finally:
@@ -118,11 +118,12 @@ def workspace_ref(config: Config) -> WorkspaceRef:
     return workspace_of(config.root, is_local=config.target == LOCAL)
 
 
-def target_of(config: Config) -> Target:
+def target_of(config: Config, progress: Progress | None = None) -> Target:
+    """`progress` is told of an installation; without, a line tells of it."""
     if config.target != LOCAL:
         from .box import ssh_target  # runs on this machine do not pay for it
 
-        return ssh_target(config)
+        return ssh_target(config, progress)
     return LocalTarget(config.agent.idle_timeout_s, config.agent.store_limit_bytes)
 
 

@@ -66,6 +66,8 @@ async def _tell(progress: Progress) -> None:
 
 def _is_worth_a_line(progress: Progress, now_s: float) -> bool:
     """A line stays in the log: a slow start of the agent alone is not worth one."""
+    if progress.step == "install":
+        return True
     if progress.step == "upload":
         return now_s - progress.upload_began_s >= SHOW_AFTER_S
     return now_s - progress.began_s >= TELL_PERIOD_S
@@ -76,12 +78,26 @@ def describe_progress(progress: Progress, now_s: float) -> str:
     match progress.step:
         case "connect":
             return "connecting…"
+        case "install":
+            return f"installing the agent on the box: {_describe_install(progress)}"
         case "scan":
             return f"scanning… {_files(progress.scanned_files)}"
         case "upload":
             return _describe_upload(progress, now_s - progress.upload_began_s)
         case _:
             return f"applying… {now_s - progress.began_s:.0f} s"
+
+
+def _describe_install(progress: Progress) -> str:
+    match progress.install_phase:
+        case "python":
+            return "Python, by uv"
+        case "sending":
+            return f"sending {size(progress.sent_bytes)} of {size(progress.total_bytes)}"
+        case "unpacking":
+            return "unpacking"
+        case _:
+            return "fetching what it needs"
 
 
 def _describe_upload(progress: Progress, took_s: float) -> str:

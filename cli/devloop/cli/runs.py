@@ -130,6 +130,7 @@ async def _attach(args: argparse.Namespace) -> int:
             StreamSink(),
             stdin=run.live,
             is_tty=is_tty,
+            owner=os.urandom(16).hex(),  # after a lost link this one, not that of the old link
             is_guest=True,
         )
     if outcome.left_by == 0:  # else the terminal was closed: there is nobody to tell

@@ -23,6 +23,7 @@ from .cleaning import delete_removed, read_origin, store_bytes
 from .gpu_choice import Busy
 from .gpu_desk import GpuDesk
 from .metrics import Metrics
+from .run_stop import stop_run
 from .runs import Runs
 from .spawn import Spawner
 from .tasks import Tasks
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
     from .ahead import Ahead
     from .gpu_desk import GpuHold
-    from .runs import Run, RunSpec
-    from .workspace import Applied, Staged
+    from .run import Run, RunSpec
+    from .transition import Applied, Staged
 
 __all__ = ["Agent", "Applying", "OnBusy", "Project", "Timings", "undisturbed"]
 
@@ -224,12 +225,12 @@ class Agent:
         ahead: Ahead | None = None
         try:
             async with project.lock:
-                await undisturbed(asyncio.to_thread(project.workspace.drop_ahead))
-                ahead = project.workspace.begin_ahead()
+                await undisturbed(asyncio.to_thread(project.workspace.ahead.drop))
+                ahead = project.workspace.ahead.begin()
             yield ahead
             if ahead is not None:
                 async with project.lock:
-                    project.workspace.end_ahead(ahead)
+                    project.workspace.ahead.end(ahead)
                 self.tasks.spawn(self._drop_ahead(project, ahead), "files sent ahead")
         except BaseException:
             if ahead is not None:
@@ -242,7 +243,7 @@ class Agent:
         """Its client was killed, or had to change its mind."""
         await asyncio.sleep(AHEAD_KEPT_S)
         async with project.lock:
-            await undisturbed(asyncio.to_thread(project.workspace.drop_ahead, ahead))
+            await undisturbed(asyncio.to_thread(project.workspace.ahead.drop, ahead))
 
     async def apply(
         self,
@@ -345,7 +346,7 @@ class Agent:
 
     async def _stop_own(self, project: Project, numbers: tuple[int, ...]) -> None:
         runs = [project.runs.get(number) for number in numbers]
-        stops = [project.runs.stop(run, reason="stopped for a restart") for run in runs]
+        stops = [stop_run(run, reason="stopped for a restart") for run in runs]
         left = [process for lefts in await asyncio.gather(*stops) for process in lefts]
         if left:
             raise StillRunning(f"cannot end {', '.join(left)}")

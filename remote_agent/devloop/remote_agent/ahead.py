@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from devloop.cafs.blobdir import Buffer
     from devloop.cafs.tree import File, Node
 
-__all__ = ["Ahead", "AheadTwice"]
+__all__ = ["Ahead", "AheadSlot", "AheadTwice"]
 
 LONGEST_FOLDER_BYTES = 3800  # with a name, and where it is taken over to, still a path
 
@@ -111,6 +111,54 @@ class Ahead:
 
     def holds(self, folder: bytes, name: bytes) -> bool:
         return name in self.folders.get(folder, ())
+
+
+class AheadSlot:
+    """A workspace's `ahead/`, and the upload that waits there for the next transition."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._waiting: Ahead | None = None
+
+    def clear(self) -> None:
+        """What a killed agent has left there."""
+        staging.remove(self._directory)
+
+    def begin(self) -> Ahead | None:
+        """For one upload at a time; `end` hands it to the next transition. None when the disk does
+        not let it."""
+        try:
+            return Ahead(self._directory)
+        except OSError:
+            return None
+
+    def end(self, ahead: Ahead) -> None:
+        ahead.close()
+        if not ahead.is_spoiled:
+            self._waiting = ahead
+
+    def drop(self, ahead: Ahead | None = None) -> None:
+        """What no transition has taken over; with `ahead`, unless there is another one now."""
+        if self._waiting is not None and ahead in (None, self._waiting):
+            self._waiting.discard()
+            self._waiting = None
+
+    def whole_folders(self, target: Node) -> dict[bytes, Node]:
+        """The folders of which everything in the target is there."""
+        if self._waiting is None or not self._waiting.fits(target):
+            return {}
+        return self._waiting.whole_folders(target)
+
+    def take_over(self, target: Node, directory: Path) -> Ahead | None:
+        """Moves what fits the target to `directory`; anything else is discarded. Raises OSError."""
+        ahead, self._waiting = self._waiting, None
+        if ahead is None:
+            return None
+        if ahead.fits(target):
+            ahead.move(directory)
+            return ahead
+        ahead.discard()
+        return None
 
 
 def _node_at(tree: Node, folder: bytes) -> Node | None:

@@ -1,6 +1,6 @@
 """One client at one run, or at all runs of an owner: what they print there, what is typed here.
 
-Part of the servicer: knows the words of the protocol, and leaves runs and their input to runs.py.
+Part of the servicer: knows the words of the protocol, and leaves runs and their input to run.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from devloop.cafs.errors import DevloopError
 from devloop.proto.v1 import agent_pb2 as pb
 
 from . import convert
-from .runs import RunState
+from .run import RunState
+from .run_lease import lease
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from .agent import Project
-    from .runs import Run
+    from .run import Run
     from .stdin import StdinWriter
 
 __all__ = ["Attachment"]
@@ -92,7 +93,7 @@ class Attachment:
 
     async def _follow_run(self, run: Run, from_record: int) -> None:
         if self._opened.holds_lease:
-            with self._project.runs.lease(run):
+            with lease(run):
                 await self._send_all(run, from_record)
         else:
             await self._send_all(run, from_record)

@@ -21,7 +21,7 @@ import _socket  # `socket` costs as much as all the rest
 import os
 import sys
 
-__all__ = ["MARKER", "find_agent", "main", "say", "state_dir"]
+__all__ = ["MARKER", "find_agent", "has_ended", "main", "say", "state_dir"]
 
 MARKER = "devloop-here"
 PIECE_BYTES = 1 << 18
@@ -42,10 +42,10 @@ def main(words: list[str]) -> None:
         _copy_both_ways(connection)
     elif mode == "find":
         say("absent")
-    elif mode == "again" and _has_ended():
+    elif mode == "again" and has_ended():
         say("ended")
     else:
-        start = ["-I", "-m", "devloop.remote_agent.bridge_start", *words[1:]]
+        start = ["-I", "-m", "devloop.remote_agent.bridge_start", *words]
         os.execv(sys.executable, [sys.executable, *start])
 
 
@@ -104,7 +104,7 @@ def _lock_path() -> str:
     return os.path.join(state_dir(), "agent.lock")
 
 
-def _has_ended() -> bool:
+def has_ended() -> bool:
     """A killed agent leaves its words in the lock, and so does a machine that was restarted."""
     return _lock_lines() == []
 

@@ -1,6 +1,6 @@
 """Starts this user's agent for a bridge, once however many bridges ask; then becomes the bridge.
 
-    python -I -m devloop.remote_agent.bridge_start [WORDS OF `serve` …]
+    python -I -m devloop.remote_agent.bridge_start start|again [WORDS OF `serve` …]
 
 The agent belongs to no SSH session: it has a session of its own, and its socket does not lie in
 $XDG_RUNTIME_DIR, which goes with the user's last session.
@@ -39,13 +39,17 @@ class AgentDidNotStart(DevloopError):
 
 
 def main(words: list[str]) -> int:
+    mode, *serve_words = words
     try:
         # Also the agent's own; bridges of later sessions find it by the lock of its state.
         os.environ.setdefault("DEVLOOP_RUNTIME_DIR", str(_runtime_dir()))
         dirs.ensure_private(dirs.runtime_dir())
         with _starting():
             if not _is_there():
-                _start(words)
+                if mode == "again" and bridge.has_ended():  # it was on its way out
+                    bridge.say("ended")
+                    return 0
+                _start(serve_words)
     except DevloopError as error:
         bridge.say("error " + json.dumps({"message": str(error), "hint": error.hint}))
         return 1

@@ -8,7 +8,7 @@ from devloop.proto.v1 import agent_pb2 as pb
 
 from .gpu import GpuState
 from .gpu_choice import places_of
-from .runs import RunSpec
+from .run import RunSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .gpu_locks import HeldBy
     from .logs import Record
     from .metrics import HostMetrics, Sample
-    from .runs import Run, RunEnd
+    from .run import Run, RunEnd
 
 __all__ = [
     "apply_reply",

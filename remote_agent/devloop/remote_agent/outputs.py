@@ -15,7 +15,7 @@ from devloop.cafs.digest import Digest, Hasher
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.patterns import Patterns
 
-from .workspace import entry_at
+from .changes import entry_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

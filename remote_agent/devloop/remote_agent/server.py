@@ -51,6 +51,7 @@ IDLE_CHECK_S = 5.0
 _PINGS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # else a minute, whatever the line above says
     ("grpc.keepalive_permit_without_calls", 1),
     # What the client sends to notice the same is not too much.
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),

@@ -1,27 +1,22 @@
 """The gRPC servicer: checks what comes in, calls the agent, words what goes out.
 
-DevloopErrors become statuses here and nowhere else: the status' details are a JSON object
-{"kind", "message", "hint", "exit_code"}, which the client turns back into an error.
+What all calls have in common, errors above all, is in `calls.py`; long calls have files of their
+own (`attachment.py`, `forward.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import json
-import logging
 import os
 import platform
 import shutil
 import socket
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import grpc
 import psutil
 
 from devloop.cafs.digest import Digest, split_digests
-from devloop.cafs.errors import DevloopError
 from devloop.cafs.version import VERSION
 from devloop.proto.v1 import agent_pb2 as pb
 from devloop.proto.v1 import agent_pb2_grpc
@@ -29,22 +24,22 @@ from devloop.proto.v1 import agent_pb2_grpc
 from . import cleaning, convert
 from .agent import FEW_BLOBS, InvalidRequest, OnBusy, undisturbed
 from .attachment import Attachment
+from .calls import Activity, streaming, unary
 from .forward import Forwards
-from .outputs import OutputChanged, list_outputs, read_output
+from .outputs import list_outputs, read_output
 from .receive import Receiver
+from .run_stop import stop_run
 from .shell import login_shell, start_shell
 from .takeovers import Takeovers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from .agent import Agent, Project
-    from .runs import Run
+    from .run import Run
 
-__all__ = ["MAX_MESSAGE_BYTES", "Activity", "Service"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["MAX_MESSAGE_BYTES", "Service"]
 
 PROTOCOL = 1
 CAPABILITIES = ("blobs", "chunks", "runs", "tty", "outputs", "metrics", "gpus")
@@ -53,72 +48,6 @@ MAX_DIGESTS = 65536
 MAX_ARGV_BYTES = 1 << 20
 MAX_NAMED = 100  # of paths in a report
 HANG_UP_S = 5.0
-
-Handler = TypeVar("Handler", bound="Callable[..., Any]")
-
-
-class Activity:
-    """Counts open calls, so that an idle agent can end itself."""
-
-    def __init__(self) -> None:
-        self._open = 0
-        self._last = asyncio.get_running_loop().time()
-
-    def __enter__(self) -> None:
-        self._open += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._open -= 1
-        self._last = asyncio.get_running_loop().time()
-
-    @property
-    def idle_s(self) -> float:
-        return 0.0 if self._open else asyncio.get_running_loop().time() - self._last
-
-
-def _unary(handler: Handler) -> Handler:
-    """For a handler that returns its reply."""
-
-    @functools.wraps(handler)
-    async def call(self: Service, request: Any, context: Any) -> Any:
-        with self.activity:
-            try:
-                return await handler(self, request, context)
-            except DevloopError as error:
-                await _abort(context, error)
-            except ValueError as error:
-                await _abort(context, InvalidRequest(str(error)))
-            except Exception:
-                # gRPC would log the outermost words only, which say nothing of a group's own.
-                logger.exception("%s failed", handler.__name__)
-                raise
-
-    return call  # type: ignore[return-value] # the decorated signature is the same
-
-
-def _streaming(handler: Handler) -> Handler:
-    """For a handler that writes its replies to the context, which the stubs' types do not know."""
-    return _unary(handler)
-
-
-async def _abort(context: Any, error: DevloopError) -> None:
-    details = {
-        "kind": type(error).__name__,
-        "message": str(error),
-        "hint": error.hint,
-        "exit_code": error.exit_code,
-    }
-    await context.abort(_status(error), json.dumps(details))
-
-
-def _status(error: DevloopError) -> grpc.StatusCode:
-    match error:
-        case InvalidRequest():
-            return grpc.StatusCode.INVALID_ARGUMENT
-        case OutputChanged():
-            return grpc.StatusCode.ABORTED
-        case _:
-            return grpc.StatusCode.FAILED_PRECONDITION
 
 
 class Service(agent_pb2_grpc.AgentServicer):
@@ -133,7 +62,7 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     # -- hello and goodbye
 
-    @_unary
+    @unary
     async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
         return pb.HelloReply(
             agent_version=VERSION,
@@ -159,7 +88,7 @@ class Service(agent_pb2_grpc.AgentServicer):
             pid=os.getpid(),
         )
 
-    @_unary
+    @unary
     async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownReply:
         live = [run.number for run in self._agent.live_runs()]
         if not live or request.stop_runs:
@@ -168,7 +97,7 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     # -- blobs
 
-    @_unary
+    @unary
     async def HaveBlobs(self, request: pb.HaveBlobsRequest, context: Any) -> pb.HaveBlobsReply:
         wanted = list(split_digests(request.digests))
         if len(wanted) > MAX_DIGESTS:
@@ -176,7 +105,7 @@ class Service(agent_pb2_grpc.AgentServicer):
         missing = await asyncio.to_thread(self._agent.store.missing, wanted)
         return pb.HaveBlobsReply(missing=b"".join(missing))
 
-    @_unary
+    @unary
     async def PutBlobs(
         self, requests: AsyncIterator[pb.PutBlobsFrame], context: Any
     ) -> pb.PutBlobsReply:
@@ -191,7 +120,7 @@ class Service(agent_pb2_grpc.AgentServicer):
                 await undisturbed(asyncio.to_thread(_receive_frame, receiver, frame))
             return pb.PutBlobsReply(blobs=receiver.blobs, bytes_stored=receiver.stored_bytes)
 
-    @_unary
+    @unary
     async def HaveChunks(self, request: pb.HaveChunksRequest, context: Any) -> pb.HaveChunksReply:
         base, wanted = Digest(request.base), list(split_digests(request.chunks))
         ranges = await asyncio.to_thread(self._agent.chunks.find, base, wanted)
@@ -204,7 +133,7 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     # -- workspaces
 
-    @_unary
+    @unary
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyReply:
         project = self._agent.project(request.workspace.id, request.workspace.name)
         project.local_root = request.workspace.local_root or None
@@ -235,7 +164,7 @@ class Service(agent_pb2_grpc.AgentServicer):
             raise InvalidRequest(f"not a folder of the workspace: {message.cwd!r}")
         return convert.run_spec(message)
 
-    @_streaming
+    @streaming
     async def ListOutputs(self, request: pb.ListOutputsRequest, context: Any) -> None:  # type: ignore[override]
         workspace = self._agent.project(request.workspace_id).workspace
         found = await asyncio.to_thread(list_outputs, workspace, list(request.patterns))
@@ -246,7 +175,7 @@ class Service(agent_pb2_grpc.AgentServicer):
             ]
             await context.write(pb.ListOutputsReply(outputs=outputs))
 
-    @_streaming
+    @streaming
     async def ReadOutput(self, request: pb.ReadOutputRequest, context: Any) -> None:  # type: ignore[override]
         workspace = self._agent.project(request.workspace_id).workspace
         pieces = read_output(
@@ -257,7 +186,7 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     # -- runs
 
-    @_unary
+    @unary
     async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsReply:
         if request.workspace_id:
             projects = [self._agent.project(request.workspace_id)]
@@ -266,20 +195,21 @@ class Service(agent_pb2_grpc.AgentServicer):
         runs = [(run, project) for project in projects for run in project.runs.newest_first()]
         runs.sort(key=lambda pair: pair[0].started_ns, reverse=True)
         return pb.ListRunsReply(
-            runs=[_run_message(run, project) for run, project in runs[: request.limit or 100]]
+            runs=[_run_message(run, project) for run, project in runs[: request.limit or 100]],
+            followers=projects[0].followers if request.workspace_id else 0,
         )
 
-    @_unary
+    @unary
     async def StopRun(self, request: pb.StopRunRequest, context: Any) -> pb.StopRunReply:
         project = self._agent.project(request.workspace_id)
         runs = [project.runs.get(request.run)] if request.run else project.runs.live()
-        lefts = await asyncio.gather(*(project.runs.stop(run, kill=request.kill) for run in runs))
+        lefts = await asyncio.gather(*(stop_run(run, kill=request.kill) for run in runs))
         return pb.StopRunReply(
             stopped=[_run_message(run, project) for run in runs],
             left=[process for left in lefts for process in left],
         )
 
-    @_streaming
+    @streaming
     async def Attach(self, requests: AsyncIterator[pb.AttachRequest], context: Any) -> None:  # type: ignore[override]
         first = await anext(aiter(requests), None)
         if first is None or not first.HasField("open"):
@@ -298,7 +228,7 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     # -- shell and ports
 
-    @_unary
+    @unary
     async def StartShell(self, request: pb.StartShellRequest, context: Any) -> pb.Run:
         project = self._agent.project(request.workspace.id, request.workspace.name)
         project.local_root = request.workspace.local_root or None
@@ -307,18 +237,18 @@ class Service(agent_pb2_grpc.AgentServicer):
         run = await start_shell(project, self._checked_spec(request.run))
         return _run_message(run, project)
 
-    @_streaming
+    @streaming
     async def Forward(self, requests: AsyncIterator[pb.ForwardRequest], context: Any) -> None:  # type: ignore[override]
         await self._forwards.forward(requests, context)
 
-    @_streaming
+    @streaming
     async def Listen(self, request: pb.ListenRequest, context: Any) -> None:  # type: ignore[override]
         async with self._takeovers.only_one("", 0, request.owner):
             await self._forwards.listen(request, context)
 
     # -- disk space
 
-    @_unary
+    @unary
     async def Usage(self, request: pb.UsageRequest, context: Any) -> pb.UsageReply:
         agent, wanted = self._agent, request.workspace_id
         projects = [agent.project(wanted)] if wanted else agent.projects()
@@ -331,13 +261,13 @@ class Service(agent_pb2_grpc.AgentServicer):
             reply.workspaces.append(convert.workspace_usage(project, usage))
         return reply
 
-    @_unary
+    @unary
     async def Clean(self, request: pb.CleanRequest, context: Any) -> pb.CleanReply:
         projects = [self._agent.project(workspace_id) for workspace_id in request.workspace_ids]
         cleaned = await cleaning.clean(self._agent, projects)
         return pb.CleanReply(freed_bytes=cleaned.freed_bytes, left=cleaned.left[:MAX_NAMED])
 
-    @_unary
+    @unary
     async def VerifyStore(
         self, request: pb.VerifyStoreRequest, context: Any
     ) -> pb.VerifyStoreReply:
@@ -350,12 +280,12 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     # -- metrics and GPUs
 
-    @_unary
+    @unary
     async def ListGpus(self, request: pb.ListGpusRequest, context: Any) -> pb.ListGpusReply:
         snapshot, holders = await self._agent.gpus.look()
         return convert.gpu_list(snapshot, holders, self._agent.runs_by_pid())
 
-    @_streaming
+    @streaming
     async def Metrics(self, request: pb.MetricsRequest, context: Any) -> None:  # type: ignore[override]
         interval_s = request.interval_s or 1.0
         if not 0.1 <= interval_s <= 60:

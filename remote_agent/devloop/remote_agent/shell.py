@@ -16,7 +16,7 @@ from devloop.cafs.digest import Digest
 
 if TYPE_CHECKING:
     from .agent import Project
-    from .runs import Run, RunSpec
+    from .run import Run, RunSpec
 
 __all__ = ["login_shell", "start_shell"]
 

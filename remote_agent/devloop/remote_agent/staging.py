@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .ahead import Ahead
 
-__all__ = ["AHEAD", "FileWriter", "Staging", "discard", "remove"]
+__all__ = ["FileWriter", "Staging", "StagingDirectory", "discard", "remove"]
 
 AHEAD = b"ahead"
 
@@ -55,6 +55,24 @@ class FileWriter:
             self._unmasked.add(mode)
         else:
             os.fchmod(fd, mode)
+
+
+class StagingDirectory:
+    """A workspace's `staging/`, empty between transitions."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ahead = path / os.fsdecode(AHEAD)
+        self.is_empty = True
+
+    def discard(self) -> None:
+        """Leaves it there, and empty. Raises OSError."""
+        discard(self.path)
+        self.is_empty = True
+
+    def ensure_empty(self) -> None:
+        if not self.is_empty:
+            self.discard()
 
 
 class Staging:

@@ -36,6 +36,11 @@ class WorkspaceState:
     current: Digest | None = None
     pending: tuple[Digest, ...] = ()
 
+    @property
+    def settled(self) -> Digest | None:
+        """The tree that files are of; None before the first transition, or amid one."""
+        return None if self.pending else self.current
+
 
 def read_state(path: Path) -> WorkspaceState | None:
     """None when there is none, or only what a power cut left of one.

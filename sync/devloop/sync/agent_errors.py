@@ -1,4 +1,4 @@
-"""How a call to the agent can fail. Apart from `client.py`, whose import costs half of an `exec`."""
+"""How a call to the agent can fail; apart from `client.py`, whose import is half of an `exec`."""
 
 from __future__ import annotations
 

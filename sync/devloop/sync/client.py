@@ -69,6 +69,7 @@ MAX_DIGESTS = 65536
 _PINGS = (
     ("grpc.keepalive_time_ms", 4_000),
     ("grpc.keepalive_timeout_ms", 8_000),
+    ("grpc.http2.ping_timeout_ms", 8_000),  # else a minute, whatever the line above says
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
@@ -236,6 +237,14 @@ class AgentClient:
         with _errors():
             reply = await self._stub.ListRuns(pb.ListRunsRequest(workspace_id=workspace_id))
         return [_run(run) for run in reply.runs]
+
+    async def count_followers(self, workspace_id: str) -> int:
+        """Clients that have an `up` of the workspace open, this one included."""
+        with _errors():
+            reply = await self._stub.ListRuns(
+                pb.ListRunsRequest(workspace_id=workspace_id, limit=1)
+            )
+        return reply.followers
 
     async def stop_run(
         self, workspace_id: str, number: int, *, kill: bool = False

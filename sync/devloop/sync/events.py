@@ -75,7 +75,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Reconnecting:
-    """The agent is gone; the next try is in `delay_s`."""
+    """The agent is gone; the next try is in `delay_s`, 0 for one that is under way."""
 
     reason: str
     delay_s: float

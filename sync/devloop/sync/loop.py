@@ -53,6 +53,7 @@ __all__ = ["Loop", "LoopConfig"]
 
 EVENT_QUEUE = 1000  # a front end that lags slows the reading of logs
 KILL_ANSWER_S = 2.0
+TELL_LOST_S = 1.5  # longer than an agent takes to end
 FRESH_SAVE_S = 10.0  # an older mtime says nothing about when the file was saved
 
 
@@ -240,21 +241,55 @@ class Loop:
             await session.client.hello()
             if self._was_connected:
                 await self._learn_what_became()
+            else:
+                tasks.create_task(self._tell_of_another_up())
             tasks.create_task(self._follow_runs(self._attachment))
             tasks.create_task(self._carry_out_plan(tasks))
 
-    async def _reconnect(self, reason: str) -> None:
-        """Tries until it succeeds. Raises AgentEnded."""
-        for delay_s in backoff_s():
-            await self.events.put(Reconnecting(reason, delay_s))
-            await asyncio.sleep(delay_s)
-            try:
-                await self._session.reconnect()
+    async def _tell_of_another_up(self) -> None:
+        """In another terminal: workspaces are one client's, so it is the same user's."""
+        session = self._session
+        with contextlib.suppress(DevloopError):  # whatever stands in the way is told elsewhere
+            if await session.client.count_followers(session.workspace.id) < 2:
                 return
-            except AgentEnded:
-                raise
-            except DevloopError as error:
-                reason = str(error)
+            runs = await session.client.list_runs(session.workspace.id)
+            others = [run for run in runs if run.live and run.owner != session.owner]
+            await self.events.put(_another_up([run for run in others if not run.is_shell]))
+
+    async def _reconnect(self, reason: str) -> None:
+        """Tries until it succeeds, the first time at once. Raises AgentEnded.
+
+        An agent that was ended has closed its connections first: that is no lost link.
+        """
+        told = asyncio.create_task(self._tell_lost(reason))
+        try:
+            failure = await self._try_to_reconnect()
+        except BaseException:
+            told.cancel()
+            raise
+        if not told.done():
+            told.cancel()
+            await self.events.put(Reconnecting(reason, 0.0))
+        for delay_s in () if failure is None else backoff_s():
+            await self.events.put(Reconnecting(str(failure), delay_s))
+            await asyncio.sleep(delay_s)
+            failure = await self._try_to_reconnect()
+            if failure is None:
+                return
+
+    async def _tell_lost(self, reason: str) -> None:
+        await asyncio.sleep(TELL_LOST_S)
+        await self.events.put(Reconnecting(reason, 0.0))
+
+    async def _try_to_reconnect(self) -> DevloopError | None:
+        """What stood in the way. Raises AgentEnded."""
+        try:
+            await self._session.reconnect()
+        except AgentEnded:
+            raise
+        except DevloopError as error:
+            return error
+        return None
 
     async def _learn_what_became(self) -> None:
         """Of what was under way when the link was lost.
@@ -471,6 +506,17 @@ class Loop:
 
 def _waiting(applied: Applied) -> Waiting | Notice:
     return Waiting(applied.busy) if applied.busy else Notice(applied.gpus_awaited)
+
+
+def _another_up(runs: list[Run]) -> Notice:
+    """`runs`: live, and not ours; the newest first."""
+    text = "another `devloop up` of this project is open, in another terminal: each runs on a save"
+    if not runs:
+        return Notice(text, "leave one of them, unless they run different things")
+    number = runs[0].number
+    return Notice(
+        f"{text}; run {number} is its", f"`devloop attach {number}` shows that run here instead"
+    )
 
 
 def _left_behind(number: int, where: str) -> Notice:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Progress", "Step"]
+__all__ = ["InstallPhase", "Progress", "Step"]
 
-Step: TypeAlias = Literal["connect", "scan", "upload", "apply"]
+Step: TypeAlias = Literal["connect", "install", "scan", "upload", "apply"]
+InstallPhase: TypeAlias = Literal["fetching", "python", "sending", "unpacking"]
 
 PAUSE_S = 0.2  # work that goes on within it is the same work
 
@@ -35,6 +36,7 @@ class Progress:
         self.sent_bytes = 0
         self.total_files = 0
         self.total_bytes = 0
+        self.install_phase: InstallPhase | None = None
         self._steps: list[Step] = []  # under way, in the order in which they were begun
         self._holds = 0
         self._ended_s = -PAUSE_S
@@ -42,6 +44,8 @@ class Progress:
 
     @property
     def step(self) -> Step | None:
+        if self.install_phase is not None:
+            return "install"  # whoever may have been asked something has answered by then
         return self._steps[-1] if self._steps and not self._holds else None
 
     async def wait_until_busy(self) -> None:
@@ -74,6 +78,18 @@ class Progress:
         finally:
             self._holds -= 1
             self._tell()
+
+    def installing(
+        self, phase: InstallPhase | None, sent_bytes: int = 0, total_bytes: int = 0
+    ) -> None:
+        """Of the agent, on a box that lacks it; None: it is there."""
+        if self.install_phase is None:
+            if phase is None:
+                return
+            self.began_s = time.monotonic()
+        self.install_phase = phase
+        self.sent_bytes, self.total_bytes = sent_bytes, total_bytes
+        self._tell()
 
     def _tell(self) -> None:
         if self.step is None:

@@ -104,12 +104,15 @@ class Pusher:
         *,
         compress: bool,
         progress: Progress | None = None,
+        earlier: Mapping[Digest, Digest] | None = None,
     ) -> None:
+        """`earlier` maps blobs to older versions of the same files, which the agent may hold."""
         self.client = client
         self.workspace = workspace
         self.root = root
         self.compress = compress
         self.progress = progress or Progress()
+        self._earlier = earlier if earlier is not None else {}
         # The tree that the workspace is known to hold, with all its blobs in the agent's store.
         self.known: Node | None = None
         # Of the upload under way: the node of a large directory is sent in parts, as a file is.
@@ -212,7 +215,7 @@ class Pusher:
         self, tree: Node, sent: _Sent, blobs: Mapping[Digest, Outgoing]
     ) -> None:
         missing = await self.client.missing(list(blobs))
-        bases = _previous_versions(self.known, tree)
+        bases = {**self._earlier, **_previous_versions(self.known, tree)}
         outgoing = [
             self._offered(blobs[d]._replace(base=bases.get(d))) for d in missing if d in blobs
         ]

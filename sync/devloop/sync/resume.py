@@ -167,10 +167,17 @@ class ResumingAttachment:
         await self._tell(lambda attachment: attachment.signal(number))
 
     async def _tell(self, tell: Callable[[Attachment], Awaitable[None]]) -> None:
-        await self._attached.wait()
-        attachment = self._attachment
-        assert attachment is not None
-        await tell(attachment)
+        """A link that is lost amid it is waited for: whoever reads from us hears of the loss."""
+        while True:
+            await self._attached.wait()
+            attachment = self._attachment
+            assert attachment is not None
+            try:
+                await tell(attachment)
+                return
+            except AgentGone:
+                if self._attachment is attachment:
+                    self._attached.clear()
 
     async def ended_run(self, ask_s: float) -> Run:
         """Asks every `ask_s`, since what is attached hears of the end only after all output."""

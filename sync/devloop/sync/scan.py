@@ -27,6 +27,8 @@ from .walk import DirState, Environment, Ident, TooMuch, Walk, is_dir_stat
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from devloop.cafs.digest import Digest
+
     from .ahead import Ahead
     from .ignore import Ignore
     from .statcache import StatCache
@@ -94,6 +96,8 @@ class Scanner:
         self._top: DirState | None = None
         self._walk: Walk | None = None  # of the full scan that was begun last
         self.full_scan_s = 0.0  # what the last full scan took
+        # Of large files that have changed: by what they hold now, what they held before.
+        self.earlier: dict[Digest, Digest] = {}
 
     def scan(self, ahead: Ahead | None = None) -> Scan:
         """Looks at everything; `ahead` gets what has to be read. Raises RootGone."""
@@ -191,6 +195,7 @@ class Scanner:
         before = self._top.node if self._top is not None else None
         held_before = held_before or (before is not None and bool(before.entries))
         self._top = top
+        self.earlier |= walk.earlier
         problems = tuple(
             Problem(Path(os.fsdecode(path)), reason) for path, reason in walk.new_problems
         )

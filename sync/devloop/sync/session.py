@@ -120,6 +120,8 @@ class Session:
         except BaseException:
             scanning.cancel()
             raise
+        finally:
+            progress.installing(None)
         session = cls(project, workspace, connection, scanner, progress)
         session.pusher.follow(ahead)
         try:
@@ -151,6 +153,7 @@ class Session:
             self.project.root,
             compress=compress,
             progress=self.progress,
+            earlier=self.scanner.earlier,
         )
 
     async def close(self) -> None:
@@ -165,7 +168,10 @@ class Session:
     async def reconnect(self) -> None:
         """After AgentGone. Raises what connecting raises."""
         await self.pusher.close()
-        await self.connection.reconnect()
+        try:
+            await self.connection.reconnect()
+        finally:
+            self.progress.installing(None)
         self.pusher = self._new_pusher()
 
     async def scan(self, changed_dirs: frozenset[bytes] | None = None) -> Scan:

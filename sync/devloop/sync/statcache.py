@@ -73,6 +73,14 @@ class Saved:
             or self._inodes[row] != inode
         ):
             return None
+        return self._digest_at(row)
+
+    def last_digest(self, path: bytes) -> Digest | None:
+        """What the file held, which need not be what it holds now."""
+        row = self._rows.get(path)
+        return self._digest_at(row) if row is not None else None
+
+    def _digest_at(self, row: int) -> Digest:
         return Digest(self._digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES])
 
 

@@ -14,6 +14,7 @@ from enum import Enum
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from devloop.cafs.chunk import MIN_CHUNKED_BYTES
 from devloop.cafs.tree import (
     MAX_DEPTH,
     MAX_PATH_BYTES,
@@ -31,6 +32,8 @@ from .progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from devloop.cafs.digest import Digest
 
     from .ahead import Ahead
     from .ignore import Level
@@ -199,6 +202,7 @@ class Walk:
         self.is_abandoned = False  # set on another thread
         self._left_bytes = limit_bytes
         self.new_problems: list[tuple[bytes, str]] = []
+        self.earlier: dict[Digest, Digest] = {}  # of large files that were read: what they held
 
     def look(
         self,
@@ -404,9 +408,18 @@ class _Look:
         self._walk.spend(found.st_size)
         reading = read_digest(self._walk.prefix + self._path + name)
         entry = File(reading.mode, reading.size_bytes, reading.mtime_ns, reading.digest)
+        if entry.size_bytes >= MIN_CHUNKED_BYTES:
+            self._note_earlier(name, entry.digest)
         if self._walk.ahead is not None:
             self._walk.ahead.file(self._path[:-1], name, entry, reading.data)
         return Known(entry, reading.ctime_ns, reading.inode if reading.certain else _NEVER)
+
+    def _note_earlier(self, name: bytes, digest: Digest) -> None:
+        known = self._old_files.get(name)
+        last = self._walk.saved.last_digest(self._path + name)
+        before = known.entry.digest if known is not None else last
+        if before is not None:
+            self._walk.earlier[digest] = before
 
     def _dir(self, entry: os.DirEntry[bytes]) -> None:
         name = entry.name

@@ -19,6 +19,7 @@ __all__ = ["Child", "start_child"]
 
 KILLED = 255
 END_TIMEOUT_S = 2.0
+POLL_S = 0.002
 LAST_WORDS_S = 0.5
 READ_AHEAD_BYTES = 1 << 20
 
@@ -80,16 +81,22 @@ class Child:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_TIMEOUT_S):
                     await self._drain()
-                    await self._process.wait()
+                    await self._until_dead()
                 break
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
+        self._process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001 - no other way
 
     def _signal(self, number: int) -> None:
         """Not by the process's own method: that may reap it first, which asyncio complains of."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    async def _until_dead(self) -> None:
+        """asyncio's own wait lasts until nobody holds stderr, which a master does for longer."""
+        while self._process.returncode is None:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(POLL_S)
 
     async def _drain(self) -> None:
         """asyncio lets go of a process only when its output was read to the end."""

@@ -1,0 +1,94 @@
+"""A wire between a port and another: each byte arrives a while later, in order, and is counted.
+
+    python -m benchmarks.wire PORT TARGET_PORT DELAY_S COUNTS_FILE
+
+The delay is for each direction, so that a round trip takes twice as long. Its rate is not limited.
+COUNTS_FILE holds the bytes to the target and those back, and is written when bytes have passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections import deque
+from pathlib import Path
+
+__all__ = ["main"]
+
+PIECE_BYTES = 1 << 18
+MOST_UNDER_WAY = 1 << 12  # pieces
+
+
+class Wire:
+    def __init__(self, target_port: int, delay_s: float, counts: Path) -> None:
+        self._target_port = target_port
+        self._delay_s = delay_s
+        self._counts_file = counts
+        self._counts = [0, 0]
+        self._note()
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", self._target_port, limit=PIECE_BYTES)
+        for one in (writer, there[1]):
+            sock = one.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.gather(self._pass(reader, there[1], 0), self._pass(there[0], writer, 1))
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, which: int
+    ) -> None:
+        """Reading goes on while earlier pieces are under way."""
+        loop = asyncio.get_running_loop()
+        under_way: deque[tuple[float, bytes]] = deque()
+        came, room = asyncio.Event(), asyncio.Semaphore(MOST_UNDER_WAY)
+        writing = asyncio.create_task(self._write(under_way, came, room, writer))
+        with contextlib.suppress(OSError):
+            while data := await reader.read(PIECE_BYTES):
+                await room.acquire()
+                under_way.append((loop.time() + self._delay_s, data))
+                came.set()
+                self._counts[which] += len(data)
+                self._note()
+        under_way.append((loop.time() + self._delay_s, b""))
+        came.set()
+        await writing
+
+    async def _write(
+        self,
+        under_way: deque[tuple[float, bytes]],
+        came: asyncio.Event,
+        room: asyncio.Semaphore,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            while True:
+                while not under_way:
+                    came.clear()
+                    await came.wait()
+                at_s, data = under_way.popleft()
+                room.release()
+                if (left_s := at_s - loop.time()) > 0:
+                    await asyncio.sleep(left_s)
+                if not data:
+                    break
+                writer.write(data)
+                await writer.drain()
+        with contextlib.suppress(OSError):
+            writer.close()
+
+    def _note(self) -> None:
+        self._counts_file.write_text(f"{self._counts[0]} {self._counts[1]}\n")
+
+
+async def main(port: int, target_port: int, delay_s: float, counts: Path) -> None:
+    wire = Wire(target_port, delay_s, counts)
+    server = await asyncio.start_server(wire.carry, "127.0.0.1", port, limit=PIECE_BYTES)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])))

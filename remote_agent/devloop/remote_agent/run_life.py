@@ -1,0 +1,165 @@
+"""The life of a run, from the opening of its streams to the record of its end.
+
+Owns the order in which streams, processes, pump, record and lease come and go. Refuses to know
+other runs and what is kept of them; leaves the births and deaths of processes to `spawn.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from devloop.cafs.errors import DevloopError
+
+from .pump import Pump
+from .run import RunEnd, StartFailure, describe_exit
+from .run_lease import end_unless_leased
+from .run_record import write_record
+from .spawn import CommandNotExecutable, CommandNotFound, StartFailed
+from .start_request import start_request
+from .stdio import Stdio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .run import Run, RunSpec
+    from .spawn import Exit, Process, Spawner, StartRequest
+    from .tasks import Tasks
+
+__all__ = ["RunLife", "prepare"]
+
+# The record of a start is written when the first output is on its way: before it, it cost a save
+# 0.6 ms. A run that has ended by then needs no record of its start.
+RECORD_AFTER_S = 0.03
+
+
+class RunLife:
+    """One run's. `directory` is the run's own, `cwd` the workspace's.
+
+    `on_settled` is called when it has been started for a while, `on_ended` after the record of its
+    end. Its tasks are owned by `tasks`.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        directory: Path,
+        *,
+        cwd: Path,
+        local_root: bytes | None,
+        spawner: Spawner,
+        tasks: Tasks,
+        on_settled: Callable[[], None],
+        on_ended: Callable[[Run], None],
+    ) -> None:
+        self._run = run
+        self._directory = directory
+        self._cwd = cwd
+        self._local_root = local_root
+        self._spawner = spawner
+        self._tasks = tasks
+        self._on_settled = on_settled
+        self._on_ended = on_ended
+        self._begun = asyncio.Event()
+
+    async def begin(self) -> None:
+        """Returns when its processes are born, could not be, or, for one that takes no input and is
+        born of a zygote, are on their way: it is then STARTING."""
+        self._tasks.spawn(self._launch(), f"start of run {self._run.number}")
+        await self._begun.wait()
+
+    async def _launch(self) -> None:
+        run = self._run
+        try:
+            stdio = Stdio.open(run.spec)
+        except OSError as error:  # most likely out of descriptors
+            self._fail_start(StartFailed(f"no pipe or terminal for it: {error.strerror}"))
+            self._begun.set()
+            return
+        run.stdin, run.terminal_fd = stdio.stdin_writer(), stdio.terminal_fd
+        pump = Pump(run.log, stdio.outputs, on_first_output=self._first_output)
+        pumping = self._tasks.spawn(pump.run(), f"pump of run {run.number}")
+        request = start_request(run.spec, run.number, self._cwd, self._local_root, stdio)
+        try:
+            process = await self._born(request)
+            run.started(process)
+        except (CommandNotFound, CommandNotExecutable, StartFailed) as error:
+            stdio.close_child_ends()
+            await asyncio.wait([pumping])
+            self._fail_start(error)
+        except BaseException as error:
+            stdio.close_child_ends()
+            pumping.cancel()
+            self._fail_start(StartFailed(f"the run could not be started: {error!r}"))
+            raise
+        else:
+            stdio.close_child_ends()
+            self._tasks.spawn(self._supervise(process, pump, pumping), f"run {run.number}")
+            asyncio.get_running_loop().call_later(RECORD_AFTER_S, self._settle)
+        finally:
+            self._begun.set()
+
+    async def _born(self, request: StartRequest) -> Process:
+        run = self._run
+        birth = await self._spawner.begin(request)
+        if birth.forked and not (run.spec.stdin or run.spec.tty):
+            run.start_kind, run.start_note = "zygote", birth.note
+            self._begun.set()
+        return await birth.process()
+
+    def _settle(self) -> None:
+        if self._run.live:
+            write_record(self._run, self._directory)
+        self._on_settled()
+
+    def _first_output(self, time_ns: int) -> None:
+        self._run.first_output_ns = time_ns
+        self._run.touch()
+
+    def _fail_start(self, error: DevloopError) -> None:
+        match error:
+            case CommandNotFound():
+                code, failure = 127, StartFailure.NOT_FOUND
+            case CommandNotExecutable():
+                code, failure = 126, StartFailure.NOT_EXECUTABLE
+            case _:
+                code, failure = 255, StartFailure.OTHER
+        end = RunEnd(exit_code=code, reason=str(error), start_failure=failure, detail=error.hint)
+        self._finish(end)
+
+    async def _supervise(self, process: Process, pump: Pump, pumping: asyncio.Task[None]) -> None:
+        run = self._run
+        if run.spec.lease_s > 0:
+            self._tasks.spawn(end_unless_leased(run), f"lease of run {run.number}")
+        exit_ = await process.wait()
+        pump.finish()
+        await asyncio.wait([pumping])  # whatever became of its output, the run has ended
+        self._finish(_describe_end(run, exit_))
+        # With what this run has taught about its imports.
+        await prepare(self._spawner, run.spec, self._cwd, self._local_root)
+
+    def _finish(self, end: RunEnd) -> None:
+        self._run.finish(end)
+        write_record(self._run, self._directory)
+        self._on_ended(self._run)
+
+
+async def prepare(spawner: Spawner, spec: RunSpec, cwd: Path, local_root: bytes | None) -> None:
+    """Warms what a run of `spec` would start from; says nothing when that fails."""
+    with contextlib.suppress(DevloopError):
+        await spawner.prepare(start_request(spec, 0, cwd, local_root))
+
+
+def _describe_end(run: Run, exit_: Exit) -> RunEnd:
+    return RunEnd(
+        exit_code=exit_.code,
+        signal=exit_.signal,
+        reason=run.stop_reason or describe_exit(exit_.code, exit_.signal),
+        peak_memory_bytes=exit_.peak_memory_bytes,
+        user_s=exit_.user_s,
+        system_s=exit_.system_s,
+        wall_s=(time.time_ns() - run.started_ns) / 1e9,
+    )
