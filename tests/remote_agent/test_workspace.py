@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from devloop.cafs.digest import digest_of
+from devloop.cafs.errors import BlobMissing
 from devloop.cafs.store import DiskStore
 from devloop.cafs.tree import Dir, File, Node, TreeInvalid
 from devloop.remote_agent.workspace import Workspace
@@ -22,6 +23,7 @@ from .trees import MTIME_NS, ADir, AFile, ALink, Thing, flat, look, make_tree
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from devloop.cafs.digest import Digest
     from devloop.remote_agent.transition import Applied
 
 
@@ -52,6 +54,35 @@ def test_a_record_of_before_with_a_local_root_still_loads(workspace: Workspace) 
     again = read_state(path)
     assert again is not None
     assert (again.name, again.current) == ("test", workspace.current)
+
+
+class _LacksOnce:
+    """A store whose blob another client sends again right after it was missed."""
+
+    def __init__(self, store: DiskStore, digest: Digest) -> None:
+        self._store, self._digest, self._is_lacking = store, digest, True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get(self, digest: Digest) -> bytes:
+        if digest == self._digest and self._is_lacking:
+            self._is_lacking = False
+            raise BlobMissing(digest)
+        return self._store.get(digest)
+
+
+@pytest.mark.parametrize("which", ["file", "node"])
+def test_a_blob_that_comes_back_while_it_is_missed_is_named(
+    tmp_path: Path, store: DiskStore, which: str
+) -> None:
+    tree = make_tree(store, {b"a": AFile(b"a"), b"d": ADir({b"b": AFile(b"b")})})
+    lacked = digest_of(b"b") if which == "file" else tree.children[b"d"].digest
+    lacking: Any = _LacksOnce(store, lacked)
+    workspace = Workspace(tmp_path / "lacking", lacking, "lacking")
+    staged = workspace.stage(tree.digest)
+    assert (staged.missing, staged.records) == ([lacked], None)
+    assert workspace.stage(tree.digest).missing == []
 
 
 def test_outputs_survive_every_transition(workspace: Workspace) -> None:
@@ -334,6 +365,7 @@ def test_a_record_of_another_version_is_an_error_that_names_it(
 MEDDLING = """
 import os, sys
 from pathlib import Path
+from devloop.cafs.errors import BlobMissing
 from devloop.cafs.store import DiskStore
 from devloop.remote_agent.workspace import Workspace
 from tests.remote_agent.trees import ADir, AFile, flat, look, make_tree

@@ -6,12 +6,15 @@ import itertools
 import os
 import random
 import shutil
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from devloop.cafs.dirs import state_dir
 from devloop.cafs.store import DiskStore
+from devloop.sync import hashing
 from devloop.sync.local import LocalTarget
 from devloop.sync.model import RunSpec
 from devloop.sync.push import NotConverging, SourcesChanged
@@ -54,6 +57,13 @@ def assert_same(session: Session) -> None:
         if ours.is_file():
             assert ours.read_bytes() == theirs.read_bytes()
             assert ours.stat().st_mtime_ns == theirs.stat().st_mtime_ns
+
+
+def settle(path: Path) -> None:
+    """Waits until the digest that a scan finds now is certain, so that it is saved."""
+    written_ns = path.stat().st_ctime_ns
+    while hashing.is_racy(written_ns, time.time_ns()):
+        threading.Event().wait(0.002)
 
 
 async def test_the_first_push_sends_everything_and_the_next_only_what_changed(
@@ -164,6 +174,25 @@ async def test_a_large_file_is_pushed_whole_and_then_by_its_changes(session: Ses
     pushed = await session.push()
     assert pushed.bytes_sent < 4 * MIB
     assert_same(session)
+
+
+async def test_a_later_session_sends_a_large_file_by_its_changes_too(session: Session) -> None:
+    data = bytearray(random.Random(1).randbytes(24 * MIB))
+    path = session.project.root / "weights.bin"
+    await save(session, "weights.bin", bytes(data))
+    settle(path)
+    await session.scan()
+    await session.push()
+    session.scanner.save()
+    data[12 * MIB] ^= 1
+    path.write_bytes(bytes(data))
+    later = await Session.open(session.project, LocalTarget(60))
+    try:
+        later.pusher.workspace = later.workspace._replace(local_root=b"")  # as of another machine
+        assert (await later.push()).bytes_sent < 4 * MIB
+        assert_same(later)
+    finally:
+        await later.close()
 
 
 async def test_an_agent_on_this_machine_reads_large_files_itself(session: Session) -> None:

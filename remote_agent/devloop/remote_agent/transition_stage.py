@@ -65,8 +65,10 @@ class Stager:
         """
         try:
             node = load_tree(target, self._store.get, bases[0] if bases else None)
-        except (BlobMissing, BlobCorrupt):
-            return Staged(empty_tree(), [], missing=_unreadable_nodes(self._store, target))
+        except (BlobMissing, BlobCorrupt) as error:
+            # Named even if another client has sent it since: nothing was staged.
+            lacking = [error.digest, *_unreadable_nodes(self._store, target)]
+            return Staged(empty_tree(), [], missing=list(dict.fromkeys(lacking)))
         staged = self._planned(node, bases, repair=repair)
         blobs = [c.new for c in staged.changes if isinstance(c.new, File)]
         staged.missing = self._store.missing(entry.digest for entry in blobs)
@@ -132,8 +134,9 @@ class Stager:
             self._staging.discard()
             staged.moves.clear()
             rest = (change.new.digest for change in changes if isinstance(change.new, File))
-            wanted = dict.fromkeys([error.digest, *rest])
-            staged.missing = [digest for digest in wanted if _lacks(self._store, digest)]
+            # The first is named even if another client has sent it since: nothing was staged.
+            lacking = (digest for digest in rest if _lacks(self._store, digest))
+            staged.missing = list(dict.fromkeys([error.digest, *lacking]))
         except BaseException:
             self._staging.discard()
             raise
