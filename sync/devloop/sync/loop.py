@@ -53,6 +53,7 @@ __all__ = ["Loop", "LoopConfig"]
 
 EVENT_QUEUE = 1000  # a front end that lags slows the reading of logs
 KILL_ANSWER_S = 2.0
+LAST_NEWS_S = 1.0  # the end of a run is told over another call than the one that ended it
 TELL_LOST_S = 1.5  # longer than an agent takes to end
 FRESH_SAVE_S = 10.0  # an older mtime says nothing about when the file was saved
 
@@ -97,6 +98,7 @@ class Loop:
         self._start_notes: dict[int, str] = {}  # as they were told
         self._saved = _Saved()
         self._root_gone = False
+        self._is_told = asyncio.Event()  # how the last run ended
         self._leaving = asyncio.Event()
         self._killing = asyncio.Event()
         self._tasks: asyncio.TaskGroup
@@ -162,7 +164,11 @@ class Loop:
         is_stopped = stopping.result() if stopping.done() else await self._kill_run(number)
         for task in (stopping, killing):
             task.cancel()
-        if not is_stopped and not self._session.connection.target.is_local:
+        if is_stopped:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_NEWS_S):
+                    await self._is_told.wait()
+        elif not self._session.connection.target.is_local:
             await self.events.put(_left_behind(number, self._session.connection.target.name))
 
     async def _kill_run(self, number: int) -> bool:
@@ -349,6 +355,7 @@ class Loop:
         self._last_finished = number
         if self.live_run == number:
             self.live_run = None
+            self._is_told.set()
         self._next_records.pop(number, None)
         self._announced.pop(number, None)
         self._cycles.pop(number, None)
@@ -496,6 +503,7 @@ class Loop:
     async def _announce(self, run: Run, started: RunStarted) -> None:
         self.live_run = run.number if run.live else None
         self._last_announced = run.number
+        self._is_told.clear()
         self._next_records[run.number] = 0
         self._replied_ns[run.number] = time.time_ns()
         self._start_notes[run.number] = run.start_note
