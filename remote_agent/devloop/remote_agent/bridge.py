@@ -51,8 +51,11 @@ def main(words: list[str]) -> None:
 
 def say(words: str) -> None:
     line = os.fsencode(f"{MARKER} {words}\n")
-    while line:
-        line = line[os.write(1, line) :]
+    try:
+        while line:
+            line = line[os.write(1, line) :]
+    except OSError:  # nobody listens any more
+        os._exit(0)
 
 
 def state_dir() -> str:

@@ -348,7 +348,10 @@ class ParamikoStream:
 
     async def read(self, max_bytes: int = 1 << 16) -> bytes:
         assert self._reader is not None, "its output goes to a socket"
-        return await self._reader.read(max_bytes)
+        try:
+            return await self._reader.read(max_bytes)
+        except (BrokenPipeError, ConnectionResetError):  # of what was written: it reads no more
+            return b""
 
     async def write(self, data: bytes) -> None:
         assert self._writer is not None, "its input comes from a socket"
