@@ -237,6 +237,34 @@ async def settled(log: RunLog) -> int:
     return before
 
 
+async def test_a_program_that_outruns_its_client_lets_it_catch_up_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runlog_module, "PATIENCE_S", 10.0)
+    log = RunLog(tmp_path / "log", max_bytes=64 * MIB, segment_bytes=8 * MIB)
+    with log.reader(lossless=True) as reader:
+        while not log._outruns_readers():
+            fill(log, 1)
+        room = asyncio.create_task(log.ready())
+        await asyncio.sleep(0)
+        assert not room.done()
+        assert (await anext(reader))[0].number == 0
+        await asyncio.wait_for(room, 5)
+        assert log.recent.first == 0  # nothing was read back from the disk
+
+
+async def test_a_client_that_reads_nothing_only_slows_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runlog_module, "PATIENCE_S", 0.001)
+    log = RunLog(tmp_path / "log", max_bytes=64 * MIB, segment_bytes=8 * MIB)
+    with log.reader(lossless=True):
+        while log.total_bytes < 16 * MIB:
+            await asyncio.wait_for(log.ready(), 5)
+            fill(log, 1)
+    assert log.next == 168
+
+
 async def test_the_program_goes_on_when_the_lossless_reader_leaves(tmp_path: Path) -> None:
     log = small_log(tmp_path)
 
