@@ -17,6 +17,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.images.registry import Registry
     from tests.sshd import Sshd
 
 settings.register_profile("devloop", deadline=None)  # the machine's other work is no failure
@@ -38,6 +39,12 @@ MISSING: dict[str, Callable[[], bool]] = {
     "needs root": lambda: os.geteuid() != 0,
     "needs Linux": lambda: sys.platform != "linux",
     "needs FUSE": lambda: not Path("/dev/fuse").exists(),
+    "needs EROFS": _fails("grep", "-qw", "erofs", "/proc/filesystems"),
+    "needs libseccomp": _fails(
+        sys.executable, "-c", "import ctypes; ctypes.CDLL('libseccomp.so.2')"
+    ),
+    "needs python3 in /usr/bin": lambda: not Path("/usr/bin/python3").exists(),
+    "needs overlayfs": _fails("grep", "-qw", "overlay", "/proc/filesystems"),
     "needs a pid namespace": _fails("unshare", "--pid", "--fork", "true"),
     "needs tmpfs": _fails("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"),
     "needs sshd": lambda: shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") is None,
@@ -46,6 +53,10 @@ MISSING: dict[str, Callable[[], bool]] = {
     "needs a user namespace": _fails("unshare", "--user", "--map-root-user", "true"),
     "needs a C compiler": _lacks("cc"),
     **{f"needs {name}": _lacks(name) for name in ("entr", "fish", "git", "rsync", "tmux", "zsh")},
+    **{
+        f"needs {name}": _lacks(name)
+        for name in ("crun", "docker-registry", "mmdebstrap", "runc", "skopeo", "umoci")
+    },
 }
 
 
@@ -84,6 +95,17 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
     if find_sshd() is None:
         pytest.skip("needs sshd")
     with start_sshd(tmp_path / "sshd") as started:
+        yield started
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """A real, empty registry of the test's own: plain HTTP, no login."""
+    from tests.images.registry import missing_program, start_registry
+
+    if (missing := missing_program()) is not None:
+        pytest.skip(f"needs {missing}")
+    with start_registry(tmp_path / "registry") as started:
         yield started
 
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LAPTOP_HALF = ("cafs", "cli", "proto", "sync")
+LAPTOP_HALF = ("cafs", "cli", "proto", "sync", "tui")
+OF_THE_BOX = ("erofs", "fuse", "mount", "oci", "tiers")  # of cafs: an import contract holds them
 
 # Takes away what macOS lacks, says that it is macOS, and imports the modules that are named.
 IMPORT_AS_ON_A_MAC = """
@@ -39,6 +40,7 @@ def test_the_laptop_half_imports_where_nothing_is_linux_only() -> None:
         for folder in LAPTOP_HALF
         for path in (ROOT / folder).rglob("*.py")
         if path.name not in ("__init__.py", "__main__.py")
+        and path.parent.name not in OF_THE_BOX
     ]
     assert len(modules) > 40
     command = [sys.executable, "-c", IMPORT_AS_ON_A_MAC, *modules]
