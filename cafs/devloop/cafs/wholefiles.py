@@ -38,12 +38,13 @@ if TYPE_CHECKING:
 
     from .shelf import Shelf
 
-__all__ = ["FileWriter", "Stored", "WholeFiles"]
+__all__ = ["Draft", "FileWriter", "Stored", "WholeFiles"]
 
 T = TypeVar("T")
 
 _CLONE_FROM_BYTES = 1 << 20  # below this a copy costs less than asking for a clone
 _FSYNC_AT_MOST = 16  # a busy disk makes syncfs wait for strangers' bytes; many blobs are worth it
+_UNKNOWN = Digest(bytes(32))  # whose directory a temporary file may lie in as well
 _MOST_SEALS = 10_000  # forgetting one costs hashing its file again
 
 
@@ -236,6 +237,18 @@ class WholeFiles:
             self._dir.unlink(temp)
             raise
 
+    def put_new(self, digest: Digest, data: Buffer) -> bool:
+        """As `put`, but a good blob that is there is not written again. Was it written?"""
+        if self._dir.has(digest) and self._refresh(digest):
+            self._unsynced.append(digest)
+            return False
+        self.put(digest, data)
+        return True
+
+    def draft(self) -> Draft:
+        """For a blob of which nobody knows the digest before its last byte."""
+        return Draft(self, self._dir)
+
     def writer(self, digest: Digest, size_bytes: int) -> FileWriter:
         return FileWriter(self, self._dir, digest, size_bytes)
 
@@ -402,6 +415,48 @@ class FileWriter:
 
     def _explained(self, error: OSError) -> Exception:
         return disk_full(error, self._files.root, self._left_bytes) or error
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Draft:
+    """A file that becomes a blob. Raises OSError; whoever leaves the block without `commit` stores
+    nothing."""
+
+    def __init__(self, files: WholeFiles, directory: BlobDir) -> None:
+        self._files = files
+        self._dir = directory
+        self._hasher = Hasher()
+        self._temp = directory.temp_name(_UNKNOWN)
+        self._fd = directory.create_temp(self._temp)
+
+    def write(self, data: Buffer) -> None:
+        self._hasher.update(data)
+        write_all(self._fd, data)
+
+    def write_hole(self, zeros: Buffer) -> None:
+        """`zeros` become part of the content, and take no space on the disk."""
+        self._hasher.update(zeros)
+        size_bytes = os.lseek(self._fd, len(zeros), os.SEEK_CUR)
+        os.ftruncate(self._fd, size_bytes)
+
+    def commit(self) -> Digest:
+        digest = Digest(self._hasher.digest())
+        self._close()
+        self._files.publish(self._temp, digest)
+        return digest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._close()
+        finally:
+            self._dir.unlink(self._temp)
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -1,0 +1,50 @@
+"""The oracle is `umoci unpack`: every entry of random stacks of layers is what it makes of it."""
+
+from __future__ import annotations
+
+import os
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.cafs.oci.oracle import differences, needs_umoci, unpack
+from tests.cafs.oci.random_stack import random_stack
+from tests.cafs.oci.stack import MemorySource, as_layer
+
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.oci.ingest import ingest
+from devloop.cafs.wholefiles import WholeFiles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from devloop.cafs.index import Index
+
+STACKS = 2_000 if os.environ.get("DEVLOOP_SOAK") == "1" else 60
+
+
+@pytest.mark.root
+def test_random_stacks_are_what_umoci_makes_of_them(tmp_path: Path) -> None:
+    needs_umoci()
+    refused = 0
+    blobs = WholeFiles(tmp_path / "images")
+    for seed in range(STACKS):
+        random = Random(seed)
+        layers = random_stack(random, random.randrange(1, 5))
+        unpacked = unpack(tmp_path / str(seed), layers)
+        index, refusal = _ingested(layers, blobs)
+        assert bool(refusal) == bool(unpacked.refusal), f"{seed}: {refusal} / {unpacked.refusal}"
+        refused += bool(refusal)
+        if index is not None:
+            assert differences(index, unpacked) == [], f"seed {seed}"
+    blobs.close()
+    print(f"{STACKS} stacks, of which both refuse {refused}")
+    assert refused < STACKS / 2
+
+
+def _ingested(layers: list[bytes], blobs: WholeFiles) -> tuple[Index | None, str]:
+    """The index, or why there is none."""
+    try:
+        return ingest(MemorySource([as_layer(tar, "plain") for tar in layers]), blobs), ""
+    except DevloopError as error:
+        return None, str(error)
