@@ -1,0 +1,79 @@
+"""`python -m devloop.cafs.fuse`: `request` has what it is told, and `events` what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib.util import find_spec
+from typing import NoReturn
+
+from devloop.cafs.errors import DevloopError
+
+from .events import Events
+from .request import Request
+
+_MOST_REQUEST_BYTES = 1 << 20
+
+
+class FuseMissing(DevloopError):
+    """This box cannot serve files through FUSE."""
+
+    hint = (
+        "apt-get install fuse3 libfuse3-dev pkg-config gcc, and `pip install pyfuse3 trio` where "
+        "devloop is installed; or `devloop image pull` whole images, which need no FUSE"
+    )
+
+
+def main() -> int:
+    # A terminal's Ctrl-C is meant for the programs that read the mount.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    events = Events(_own_stdout())
+    try:
+        request = Request.decode(_first_line())
+        _check_pyfuse3()
+        from .server import serve
+
+        serve(request, events)
+    except DevloopError as error:
+        events.tell("error", message=str(error), hint=error.hint)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 (the top of a process, which reports)
+        events.tell("error", message=f"the FUSE server: {error!r}", hint="")
+        return 1
+    return 0
+
+
+def _own_stdout() -> int:
+    """Nothing else that may print gets between the events."""
+    fd = os.dup(1)
+    os.dup2(2, 1)
+    return fd
+
+
+def _first_line() -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and len(line) < _MOST_REQUEST_BYTES:
+        byte = os.read(0, 1)
+        if not byte:
+            break
+        line += byte
+    return line
+
+
+def _check_pyfuse3() -> None:
+    for module in ("pyfuse3", "trio"):
+        if find_spec(module) is None:
+            raise FuseMissing(f"{module} is not installed")
+    if not os.path.exists("/dev/fuse"):
+        raise FuseMissing("there is no /dev/fuse")
+
+
+def leave(status: int) -> NoReturn:
+    """Threads that wait for a tier which never answers are left behind."""
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    leave(main())

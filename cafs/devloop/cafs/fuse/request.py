@@ -1,0 +1,72 @@
+"""What a FUSE server is told to do: one JSON object, one line, on its standard input.
+
+    mode        "blobs": the blobs of an image under the names of the blob directory, ab/cdef…
+                "tree": the image itself
+    mountpoint  absolute path of a directory; the server mounts there, in its own mount namespace
+    store       absolute path of the images folder (`images`)
+    index       digest of an index in it, in hex
+    tiers       addresses, nearest first (`tiers.address`); may be empty
+    deadline_s  so long may a reader wait for bytes, in seconds; then it gets EIO
+
+Afterwards standard input stays open: the server ends at its end.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from devloop.cafs.digest import Digest
+from devloop.cafs.errors import DevloopError
+
+__all__ = ["DEFAULT_DEADLINE_S", "Mode", "Request", "RequestInvalid"]
+
+DEFAULT_DEADLINE_S = 20.0
+
+Mode = Literal["blobs", "tree"]
+
+
+class RequestInvalid(DevloopError):
+    """The first line on standard input is not a request."""
+
+    hint = "devloop.cafs.fuse.request says what the server is to be told"
+
+
+class Request(NamedTuple):
+    mode: Mode
+    mountpoint: Path
+    store: Path
+    image: Digest  # of its index
+    tiers: tuple[str, ...] = ()
+    deadline_s: float = DEFAULT_DEADLINE_S
+
+    def encode(self) -> bytes:
+        fields = self._asdict() | {
+            "mountpoint": str(self.mountpoint),
+            "store": str(self.store),
+            "index": self.image.hex(),
+        }
+        del fields["image"]
+        return json.dumps(fields).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> Request:
+        """Raises RequestInvalid."""
+        try:
+            fields: dict[str, Any] = json.loads(line)
+            request = cls(
+                mode=fields.pop("mode"),
+                mountpoint=Path(fields.pop("mountpoint")),
+                store=Path(fields.pop("store")),
+                image=Digest.fromhex(fields.pop("index")),
+                tiers=tuple(map(str, fields.pop("tiers", ()))),
+                deadline_s=float(fields.pop("deadline_s", DEFAULT_DEADLINE_S)),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RequestInvalid(f"not a request: {error!r}") from None
+        if request.mode not in get_args(Mode) or request.deadline_s <= 0 or fields:
+            raise RequestInvalid(f"not a request: {line[:400]!r}")
+        if not (request.mountpoint.is_absolute() and request.store.is_absolute()):
+            raise RequestInvalid("mountpoint and store are absolute paths")
+        return request

@@ -1,0 +1,159 @@
+"""The FUSE server: mounts, serves until its standard input ends, unmounts.
+
+Owns the process: its limits, its mount, its end. Refuses to know what is served and how.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+from devloop.cafs.images import ImageStore
+from devloop.cafs.tiers import Note, Tiers, open_tier
+from devloop.cafs.tiers.landing import Landing
+
+from .connection import device_of, tune
+from .descriptors import Descriptors
+from .misses import Misses
+from .operations import Operations
+from .views import BlobView, TreeView, contents_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from devloop.cafs.digest import Digest
+    from devloop.cafs.index import Index
+
+    from .events import Events
+    from .request import Request
+    from .views import View
+
+__all__ = ["serve"]
+
+_MOST_DESCRIPTORS = 512
+_MOST_REQUESTS = 1000  # under way at once; the others wait in the kernel
+_IDLE_TASKS = 8
+_STDIN = 0
+
+
+def serve(request: Request, events: Events) -> None:
+    """Returns when standard input has ended or the mount is gone. Raises DevloopErrors before
+    it has said "ready"."""
+    with ImageStore(request.store) as store:
+        index = store.index(request.image)
+    # Two tiers that say nothing must not use up what a reader may wait.
+    timeout_s = request.deadline_s / (len(request.tiers) + 1)
+    with Tiers(
+        [open_tier(url, timeout_s=timeout_s) for url in request.tiers],
+        tell=lambda note: _tell(events, note),
+    ) as tiers:
+        landing = Landing(request.store)
+        trio.run(_serve, request, events, index, tiers, landing)
+        landing.close()
+
+
+def _tell(events: Events, note: Note) -> None:
+    digest = note.digest.hex() if note.digest is not None else None
+    events.tell("tier", tier=note.tier, reason=note.reason, digest=digest)
+
+
+async def _serve(
+    request: Request, events: Events, index: Index, tiers: Tiers, landing: Landing
+) -> None:
+    fds = Descriptors(_descriptor_limit())
+    async with trio.open_nursery() as nursery:
+        misses = Misses(nursery, tiers, landing, fds, events, deadline_s=request.deadline_s)
+        operations = Operations(
+            _view(request, index), misses, landing, fds, events, file_of=_FileNames(index)
+        )
+        _mount(operations, request)
+        try:
+            events.ready()
+            nursery.start_soon(_end_with_stdin, nursery.cancel_scope)
+            nursery.start_soon(misses.settle)
+            nursery.start_soon(_tune, request.mountpoint)
+            await _answer(events)
+            nursery.cancel_scope.cancel()
+        finally:
+            pyfuse3.close(unmount=True)
+    fds.close()
+
+
+def _mount(operations: Operations, request: Request) -> None:
+    options = {"ro", "nosuid", "nodev", "default_permissions", "fsname=devloop"}
+    options.add(f"subtype=devloop-{request.mode}")
+    if os.geteuid() == 0:
+        options.add("allow_other")
+    pyfuse3.init(operations, str(request.mountpoint), options)
+
+
+async def _tune(mountpoint: Path) -> None:
+    """Behind the back of those who read already."""
+    device = device_of(mountpoint)
+    if device is not None:
+        await trio.to_thread.run_sync(tune, device, abandon_on_cancel=True)
+
+
+async def _answer(events: Events) -> None:
+    """Until the mount is gone. pyfuse3 gives up when the kernel's side says something odd; as long
+    as the mount is there, so are its users."""
+    while (error := await _answer_once()) is not None:
+        events.tell("failed", digest=None, file=None, reason=f"the FUSE loop: {error}")
+        if error.errno in (errno.ENODEV, errno.EBADF):
+            return
+        await trio.sleep(0.1)
+
+
+async def _answer_once() -> OSError | None:
+    failed: list[OSError] = []
+    try:
+        await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=_MOST_REQUESTS)
+    except* OSError as group:
+        failed = [error for error in group.exceptions if isinstance(error, OSError)]
+    return failed[0] if failed else None
+
+
+async def _end_with_stdin(scope: trio.CancelScope) -> None:
+    """Whoever has started this holds the other end of the pipe, also when it is killed."""
+    os.set_blocking(_STDIN, False)
+    while True:
+        await trio.lowlevel.wait_readable(_STDIN)
+        try:
+            if not os.read(_STDIN, 4096):
+                break
+        except BlockingIOError:
+            continue
+        except OSError:
+            break
+    scope.cancel()
+
+
+def _view(request: Request, index: Index) -> View:
+    return BlobView(contents_of(index)) if request.mode == "blobs" else TreeView(index)
+
+
+class _FileNames:
+    """The first path that has a blob, for messages."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def __call__(self, digest: Digest) -> str:
+        for path, place in self._index.names:
+            inode = self._index.inodes[place]
+            if digest in (inode.digest, inode.chunks):
+                return "/" + path.decode(errors="backslashreplace")
+        return ""
+
+
+def _descriptor_limit() -> int:
+    """How many blobs may be open, of what the process may open at all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(4, min(_MOST_DESCRIPTORS, hard // 4))

@@ -1,0 +1,276 @@
+"""A tier that is another agent's images, reached by the system's `ssh`: ssh://HOST[/STATE FOLDER].
+
+HOST is [USER@]NAME[:PORT], or a name from ~/.ssh/config. One connection serves one call at a time;
+up to CONNECTIONS are opened as they are needed, and kept. `ssh_server` is the far side; its text
+goes along, so nothing has to be installed there. Nobody is asked for a password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from threading import BoundedSemaphore, Lock
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from devloop.cafs.digest import digest_of_file
+from devloop.cafs.errors import BlobMismatch, BlobMissing
+
+from .ssh_connection import Connection, Lost
+from .tier import (
+    MAX_NAMED_BYTES,
+    TierUnreachable,
+    check_name,
+    check_prefix,
+    profile_list_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from devloop.cafs.digest import Digest
+
+    from .tier import Wanted
+
+__all__ = ["SshTier"]
+
+CONNECTIONS = 4
+_PIECE_BYTES = 1 << 20
+_MANY_BYTES = 8 << 20  # in one request for small blobs
+_MANY = 512
+_SETTLE_BYTES = 64 << 20
+
+_OPTIONS = (
+    "BatchMode=yes",
+    "ClearAllForwardings=yes",
+    "RequestTTY=no",
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=2",
+)
+
+
+class SshTier:
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        # Not `hostname`, which is in lower case: it may be a name from the configuration.
+        self._host = parts.netloc.rpartition("@")[2].removesuffix(f":{parts.port}").strip("[]")
+        self._port = parts.port
+        self._user = unquote(parts.username or "")
+        self._folder = unquote(parts.path) if parts.path != "/" else ""
+        self._timeout_s = timeout_s
+        self._name = url.rstrip("/")
+        self._idle: list[Connection] = []
+        self._lock = Lock()
+        self._slots = BoundedSemaphore(CONNECTIONS)
+        self._put_lock = Lock()
+        self._putting: Connection | None = None  # what it was told last is not settled yet
+        self._unsettled_bytes = 0
+        self._is_closed = False
+
+    def describe(self) -> str:
+        return self._name
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        with self._put_lock:
+            if self._putting is not None:
+                idle.append(self._putting)
+            self._putting = None
+        for connection in idle:
+            connection.close()
+
+    # ------------------------------------------------------------------ reading
+
+    def has(self, digests: Sequence[Digest]) -> set[Digest]:
+        found: set[str] = set()
+        with self._connected() as connection:
+            for start in range(0, len(digests), 10_000):
+                batch = [digest.hex() for digest in digests[start : start + 10_000]]
+                connection.ask({"op": "has", "digests": batch})
+                found.update(connection.answer()[0]["has"])
+        return {digest for digest in digests if digest.hex() in found}
+
+    def fetch(self, digest: Digest, size_bytes: int) -> Iterator[bytes]:
+        """Several pieces are asked for ahead of the one that is awaited."""
+        starts = range(0, max(size_bytes, 1), _PIECE_BYTES)
+        with self._connected() as connection:
+            asked = 0
+            for number in range(len(starts)):
+                while asked < min(number + 4, len(starts)):
+                    count = min(_PIECE_BYTES, size_bytes - starts[asked])
+                    connection.ask(_get(digest, starts[asked], count))
+                    asked += 1
+                fields, piece = connection.answer()
+                if "missing" in fields:
+                    for _ in range(asked - number - 1):
+                        connection.answer()
+                    raise BlobMissing(digest)
+                yield piece
+
+    def fetch_range(self, digest: Digest, offset: int, size_bytes: int) -> bytes:
+        parts = []
+        with self._connected() as connection:
+            starts = range(offset, offset + size_bytes, _PIECE_BYTES)
+            for start in starts:
+                count = min(_PIECE_BYTES, offset + size_bytes - start)
+                connection.ask(_get(digest, start, count))
+            answers = [connection.answer() for _ in starts]
+        for fields, piece in answers:
+            if "missing" in fields:
+                raise BlobMissing(digest)
+            parts.append(piece)
+        return b"".join(parts)
+
+    def fetch_many(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Digest, bytes]]:
+        for batch in _batches(wanted):
+            count = max(size_bytes for _, size_bytes in batch)
+            digests = [digest.hex() for digest, _ in batch]
+            with self._connected() as connection:
+                connection.ask({"op": "many", "digests": digests, "count": count})
+                answers = [connection.answer() for _ in batch]
+            for (digest, _), (fields, data) in zip(batch, answers, strict=True):
+                if "missing" not in fields:
+                    yield digest, data
+
+    def get_named(self, name: str) -> bytes | None:
+        with self._connected() as connection:
+            connection.ask({"op": "named", "name": check_name(name), "count": MAX_NAMED_BYTES})
+            fields, data = connection.answer(MAX_NAMED_BYTES)
+        return None if "missing" in fields else data
+
+    def list_named(self, prefix: str) -> list[str]:
+        folder, start = check_prefix(prefix)
+        with self._connected() as connection:
+            connection.ask({"op": "list", "folder": folder, "start": start})
+            return [f"{folder}/{name}" for name in connection.answer()[0]["names"]]
+
+    # ------------------------------------------------------------------ putting
+
+    def put_blob(self, digest: Digest, size_bytes: int, path: Path) -> None:
+        """Read and hashed here: the far side has no BLAKE3. Small enough blobs travel at once, and
+        what is larger is read twice."""
+        try:
+            file = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise BlobMissing(digest) from None
+        with file:
+            actual, actual_bytes = digest_of_file(file)
+            if (actual, actual_bytes) != (digest, size_bytes):
+                raise BlobMismatch(digest, f"at {path} are others")
+            file.seek(0)
+            with self._putter() as connection:
+                fields = {"op": "put", "digest": digest.hex(), "size": size_bytes}
+                connection.ask(fields, iter(lambda: file.read(_PIECE_BYTES), b""))
+                connection.answer()
+                self._unsettled_bytes += size_bytes
+                if self._unsettled_bytes > _SETTLE_BYTES:
+                    self._settle(connection)
+
+    def put_named(self, name: str, data: bytes) -> None:
+        with self._putter() as connection:
+            self._settle(connection)
+            self._put_named(connection, check_name(name), data)
+            list_name = profile_list_name(name)
+            if list_name is not None:
+                start = list_name.removesuffix(".list").partition("/")[2] + "-"
+                connection.ask({"op": "list", "folder": "profiles", "start": start})
+                names = connection.answer()[0]["names"]
+                listed = "".join(f"profiles/{each}\n" for each in names)
+                self._put_named(connection, list_name, listed.encode())
+
+    def _put_named(self, connection: Connection, name: str, data: bytes) -> None:
+        connection.ask({"op": "put_named", "name": name, "size": len(data)}, [data])
+        connection.answer()
+
+    def _settle(self, connection: Connection) -> None:
+        connection.ask({"op": "settle"})
+        connection.answer(wait_s=max(self._timeout_s, 60.0))
+        self._unsettled_bytes = 0
+
+    @contextlib.contextmanager
+    def _putter(self) -> Iterator[Connection]:
+        """One for all that is put: it settles what it has taken."""
+        with self._put_lock:
+            if self._putting is None:
+                self._putting = self._connect()
+            try:
+                with self._explained(self._putting):
+                    yield self._putting
+            except TierUnreachable:
+                self._putting = None
+                raise
+
+    # ------------------------------------------------------------------ connections
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        if not self._slots.acquire(timeout=self._timeout_s):
+            raise TierUnreachable(self._name, "all connections are in use")
+        try:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            connection = connection or self._connect()
+            try:
+                with self._explained(connection):
+                    yield connection
+            finally:
+                self._keep(connection)
+        finally:
+            self._slots.release()
+
+    def _keep(self, connection: Connection) -> None:
+        with self._lock:
+            if not self._is_closed and connection.is_open:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    @contextlib.contextmanager
+    def _explained(self, connection: Connection) -> Iterator[None]:
+        """A connection of which an answer may not have been read to its end is closed."""
+        try:
+            yield
+        except BlobMissing:
+            raise  # an answer like any other
+        except Lost as error:
+            connection.close()
+            raise TierUnreachable(self._name, str(error)) from None
+        except BaseException:
+            connection.close()
+            raise
+
+    def _connect(self) -> Connection:
+        try:
+            return Connection(self._argv(), self._folder, self._timeout_s)
+        except (Lost, OSError) as error:
+            raise TierUnreachable(self._name, str(error)) from None
+
+    def _argv(self) -> list[str]:
+        argv = ["ssh", "-T", "-x"]
+        for option in (*_OPTIONS, f"ConnectTimeout={max(1, round(self._timeout_s))}"):
+            argv += ["-o", option]
+        if self._port is not None:
+            argv += ["-p", str(self._port)]
+        if self._user:
+            argv += ["-l", self._user]
+        return [*argv, "--", self._host]
+
+
+def _get(digest: Digest, offset: int, count: int) -> dict[str, Any]:
+    return {"op": "get", "digest": digest.hex(), "offset": offset, "count": count}
+
+
+def _batches(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
+    """Each fits into one request, and into memory."""
+    batch: list[Wanted] = []
+    size_bytes = 0
+    for each in wanted:
+        if batch and (size_bytes + each[1] > _MANY_BYTES or len(batch) == _MANY):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(each)
+        size_bytes += each[1]
+    if batch:
+        yield batch
