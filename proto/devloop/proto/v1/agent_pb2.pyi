@@ -155,6 +155,35 @@ GPU_STATE_UNAVAILABLE: GpuState.ValueType  # 3
 """there is a driver, and it does not answer"""
 Global___GpuState: _TypeAlias = GpuState  # noqa: Y015
 
+class _ImageStep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageStep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_STEP_UNSPECIFIED: _ImageStep.ValueType  # 0
+    IMAGE_STEP_RESOLVING: _ImageStep.ValueType  # 1
+    """asking the registry"""
+    IMAGE_STEP_FETCHING: _ImageStep.ValueType  # 2
+    """layers"""
+    IMAGE_STEP_PREFETCHING: _ImageStep.ValueType  # 3
+    """what programs touched at their last start"""
+    IMAGE_STEP_MOUNTING: _ImageStep.ValueType  # 4
+    """its metadata is written"""
+
+class ImageStep(_ImageStep, metaclass=_ImageStepEnumTypeWrapper): ...
+
+IMAGE_STEP_UNSPECIFIED: ImageStep.ValueType  # 0
+IMAGE_STEP_RESOLVING: ImageStep.ValueType  # 1
+"""asking the registry"""
+IMAGE_STEP_FETCHING: ImageStep.ValueType  # 2
+"""layers"""
+IMAGE_STEP_PREFETCHING: ImageStep.ValueType  # 3
+"""what programs touched at their last start"""
+IMAGE_STEP_MOUNTING: ImageStep.ValueType  # 4
+"""its metadata is written"""
+Global___ImageStep: _TypeAlias = ImageStep  # noqa: Y015
+
 @_typing.final
 class HelloRequest(_message.Message):
     """---------------------------------------------------------------- hello"""
@@ -986,6 +1015,7 @@ class RunSpec(_message.Message):
     CWD_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     SHELL_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
     env_is_whole: _builtins.bool
     tty: _builtins.bool
     """a pseudo-terminal; stdout and stderr are then one stream"""
@@ -1027,6 +1057,10 @@ class RunSpec(_message.Message):
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """patterns, for `pull` without a client's config"""
 
+    @_builtins.property
+    def container(self) -> Global___Container:
+        """absent: the run sees the box's own files"""
+
     def __init__(
         self,
         *,
@@ -1047,14 +1081,107 @@ class RunSpec(_message.Message):
         cwd: _builtins.bytes = ...,
         gpus: _builtins.str = ...,
         shell: _builtins.bool = ...,
+        container: Global___Container | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "columns", b"columns", "cwd", b"cwd", "env", b"env", "env_is_whole", b"env_is_whole", "gpus", b"gpus", "lease_s", b"lease_s", "outputs", b"outputs", "owner", b"owner", "preload", b"preload", "reason", b"reason", "rows", b"rows", "shell", b"shell", "stdin", b"stdin", "stop_timeout_s", b"stop_timeout_s", "tty", b"tty", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "columns", b"columns", "container", b"container", "cwd", b"cwd", "env", b"env", "env_is_whole", b"env_is_whole", "gpus", b"gpus", "lease_s", b"lease_s", "outputs", b"outputs", "owner", b"owner", "preload", b"preload", "reason", b"reason", "rows", b"rows", "shell", b"shell", "stdin", b"stdin", "stop_timeout_s", b"stop_timeout_s", "tty", b"tty", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSpec: _TypeAlias = RunSpec  # noqa: Y015
+
+@_typing.final
+class Container(_message.Message):
+    """Where a run lives. Runs of one workspace whose containers are equal share one, which stays warm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    MOUNTS_FIELD_NUMBER: _builtins.int
+    ISOLATED_NETWORK_FIELD_NUMBER: _builtins.int
+    SHM_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    CACHES_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    index: _builtins.bytes
+    """of the image, as EnsureImageReply said it"""
+    reference: _builtins.str
+    """of the image, for people"""
+    isolated_network: _builtins.bool
+    """a loopback of its own and nothing else"""
+    shm_bytes: _builtins.int
+    """of /dev/shm; 0 = half of the box's memory"""
+    memory_bytes: _builtins.int
+    """limits, where the box has cgroups; 0 = none"""
+    cpus: _builtins.float
+    keep: _builtins.str
+    """the writable layer is kept under this name; empty: thrown away"""
+    caches: _builtins.bool
+    """caches of pip, torch and others outlive the container"""
+    user: _builtins.str
+    """instead of the image's own: "name", "uid" or "uid:gid" """
+    @_builtins.property
+    def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]:
+        """up to 100"""
+
+    @_builtins.property
+    def store(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """tiers, see ImageSource"""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.bytes = ...,
+        reference: _builtins.str = ...,
+        mounts: _abc.Iterable[Global___Mount] | None = ...,
+        isolated_network: _builtins.bool = ...,
+        shm_bytes: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        cpus: _builtins.float = ...,
+        keep: _builtins.str = ...,
+        caches: _builtins.bool = ...,
+        user: _builtins.str = ...,
+        store: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caches", b"caches", "cpus", b"cpus", "index", b"index", "isolated_network", b"isolated_network", "keep", b"keep", "memory_bytes", b"memory_bytes", "mounts", b"mounts", "reference", b"reference", "shm_bytes", b"shm_bytes", "store", b"store", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Container: _TypeAlias = Container  # noqa: Y015
+
+@_typing.final
+class Mount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    source: _builtins.bytes
+    """absolute, on the box"""
+    target: _builtins.bytes
+    """absolute, in the container"""
+    read_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        source: _builtins.bytes = ...,
+        target: _builtins.bytes = ...,
+        read_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["read_only", b"read_only", "source", b"source", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mount: _TypeAlias = Mount  # noqa: Y015
 
 @_typing.final
 class Run(_message.Message):
@@ -1571,6 +1698,28 @@ class StopRunRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopRunRequest: _TypeAlias = StopRunRequest  # noqa: Y015
+
+@_typing.final
+class KeepRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    run: _builtins.int
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+        run: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepRunRequest: _TypeAlias = KeepRunRequest  # noqa: Y015
 
 @_typing.final
 class StopRunReply(_message.Message):
@@ -2318,6 +2467,411 @@ class GpuProcess(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GpuProcess: _TypeAlias = GpuProcess  # noqa: Y015
+
+@_typing.final
+class ImageSource(_message.Message):
+    """---------------------------------------------------------------- images
+
+    Where an image may come from.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    MIRRORS_FIELD_NUMBER: _builtins.int
+    INSECURE_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """as cafs/oci/reference.py reads it, up to 4 KiB"""
+    @_builtins.property
+    def store(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """tiers, nearest first: "file:///…", "https://…", "ssh://…" """
+
+    @_builtins.property
+    def mirrors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """registries to try first"""
+
+    @_builtins.property
+    def insecure(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """registries that may be reached without verified TLS"""
+
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        store: _abc.Iterable[_builtins.str] | None = ...,
+        mirrors: _abc.Iterable[_builtins.str] | None = ...,
+        insecure: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["insecure", b"insecure", "mirrors", b"mirrors", "reference", b"reference", "store", b"store"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageSource: _TypeAlias = ImageSource  # noqa: Y015
+
+@_typing.final
+class EnsureImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REFRESH_FIELD_NUMBER: _builtins.int
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    refresh: _builtins.bool
+    """ask what the reference stands for now"""
+    workspace_id: _builtins.str
+    """a layout's relative path starts in its files"""
+    @_builtins.property
+    def source(self) -> Global___ImageSource: ...
+    def __init__(
+        self,
+        *,
+        source: Global___ImageSource | None = ...,
+        refresh: _builtins.bool = ...,
+        workspace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refresh", b"refresh", "source", b"source", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnsureImageRequest: _TypeAlias = EnsureImageRequest  # noqa: Y015
+
+@_typing.final
+class EnsureImageReply(_message.Message):
+    """The last one has `image`, the ones before tell how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DONE_LAYERS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    step: Global___ImageStep.ValueType
+    done_bytes: _builtins.int
+    """compressed, as they travel"""
+    total_bytes: _builtins.int
+    """0 = not known yet"""
+    done_layers: _builtins.int
+    layers: _builtins.int
+    @_builtins.property
+    def image(self) -> Global___Image: ...
+    def __init__(
+        self,
+        *,
+        step: Global___ImageStep.ValueType = ...,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        done_layers: _builtins.int = ...,
+        layers: _builtins.int = ...,
+        image: Global___Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_bytes", b"done_bytes", "done_layers", b"done_layers", "image", b"image", "layers", b"layers", "step", b"step", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnsureImageReply: _TypeAlias = EnsureImageReply  # noqa: Y015
+
+@_typing.final
+class Image(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    PULLED_NS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """normalised"""
+    manifest: _builtins.str
+    """"sha256:…" """
+    index: _builtins.bytes
+    """digest"""
+    pulled_ns: _builtins.int
+    """Unix time"""
+    complete: _builtins.bool
+    """every blob is on the box"""
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        manifest: _builtins.str = ...,
+        index: _builtins.bytes = ...,
+        pulled_ns: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "index", b"index", "manifest", b"manifest", "pulled_ns", b"pulled_ns", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Image: _TypeAlias = Image  # noqa: Y015
+
+@_typing.final
+class ListImagesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListImagesRequest: _TypeAlias = ListImagesRequest  # noqa: Y015
+
+@_typing.final
+class ListImagesReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    STORE_BYTES_FIELD_NUMBER: _builtins.int
+    store_bytes: _builtins.int
+    """what the blobs of all take"""
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Image]:
+        """newest first"""
+
+    def __init__(
+        self,
+        *,
+        images: _abc.Iterable[Global___Image] | None = ...,
+        store_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "store_bytes", b"store_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListImagesReply: _TypeAlias = ListImagesReply  # noqa: Y015
+
+@_typing.final
+class InspectImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """or the first 12 or more hex digits of an index"""
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectImageRequest: _TypeAlias = InspectImageRequest  # noqa: Y015
+
+@_typing.final
+class InspectImageReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    LOCAL_BYTES_FIELD_NUMBER: _builtins.int
+    SHARED_BYTES_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
+    config: _builtins.bytes
+    """the OCI image configuration, JSON"""
+    entries: _builtins.int
+    files: _builtins.int
+    size_bytes: _builtins.int
+    """of all files' contents, each blob once"""
+    local_bytes: _builtins.int
+    """of these, on the box"""
+    shared_bytes: _builtins.int
+    """of these, in other images of the box too"""
+    @_builtins.property
+    def image(self) -> Global___Image: ...
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """DiffIDs"""
+
+    @_builtins.property
+    def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageProfile]: ...
+    def __init__(
+        self,
+        *,
+        image: Global___Image | None = ...,
+        config: _builtins.bytes = ...,
+        layers: _abc.Iterable[_builtins.str] | None = ...,
+        entries: _builtins.int = ...,
+        files: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        local_bytes: _builtins.int = ...,
+        shared_bytes: _builtins.int = ...,
+        profiles: _abc.Iterable[Global___ImageProfile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "entries", b"entries", "files", b"files", "image", b"image", "layers", b"layers", "local_bytes", b"local_bytes", "profiles", b"profiles", "shared_bytes", b"shared_bytes", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectImageReply: _TypeAlias = InspectImageReply  # noqa: Y015
+
+@_typing.final
+class ImageProfile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    command: _builtins.str
+    files: _builtins.int
+    """that its first start touched"""
+    size_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        command: _builtins.str = ...,
+        files: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "files", b"files", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageProfile: _TypeAlias = ImageProfile  # noqa: Y015
+
+@_typing.final
+class RemoveImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveImageRequest: _TypeAlias = RemoveImageRequest  # noqa: Y015
+
+@_typing.final
+class CollectImagesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectImagesRequest: _TypeAlias = CollectImagesRequest  # noqa: Y015
+
+@_typing.final
+class CollectImagesReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_BLOBS_FIELD_NUMBER: _builtins.int
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    removed_blobs: _builtins.int
+    freed_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        removed_blobs: _builtins.int = ...,
+        freed_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed_bytes", b"freed_bytes", "removed_blobs", b"removed_blobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectImagesReply: _TypeAlias = CollectImagesReply  # noqa: Y015
+
+@_typing.final
+class VerifyImagesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyImagesRequest: _TypeAlias = VerifyImagesRequest  # noqa: Y015
+
+@_typing.final
+class PushImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    tier: _builtins.str
+    """"file:///…", "ssh://…" """
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        tier: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushImageRequest: _TypeAlias = PushImageRequest  # noqa: Y015
+
+@_typing.final
+class PushImageReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    SENT_BLOBS_FIELD_NUMBER: _builtins.int
+    done_bytes: _builtins.int
+    total_bytes: _builtins.int
+    sent_blobs: _builtins.int
+    """that were not there before"""
+    def __init__(
+        self,
+        *,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        sent_blobs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_bytes", b"done_bytes", "sent_blobs", b"sent_blobs", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushImageReply: _TypeAlias = PushImageReply  # noqa: Y015
 
 @_typing.final
 class ShutdownRequest(_message.Message):

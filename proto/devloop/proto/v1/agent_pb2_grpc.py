@@ -84,6 +84,11 @@ class AgentStub:
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StopRunReply.FromString,
                 _registered_method=True)
+        self.KeepRun = channel.unary_unary(
+                '/devloop.proto.v1.Agent/KeepRun',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.KeepRunRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.Run.FromString,
+                _registered_method=True)
         self.StartShell = channel.unary_unary(
                 '/devloop.proto.v1.Agent/StartShell',
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StartShellRequest.SerializeToString,
@@ -123,6 +128,41 @@ class AgentStub:
                 '/devloop.proto.v1.Agent/ListGpus',
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusRequest.SerializeToString,
                 response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusReply.FromString,
+                _registered_method=True)
+        self.EnsureImage = channel.unary_stream(
+                '/devloop.proto.v1.Agent/EnsureImage',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.EnsureImageRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.EnsureImageReply.FromString,
+                _registered_method=True)
+        self.ListImages = channel.unary_unary(
+                '/devloop.proto.v1.Agent/ListImages',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListImagesRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListImagesReply.FromString,
+                _registered_method=True)
+        self.InspectImage = channel.unary_unary(
+                '/devloop.proto.v1.Agent/InspectImage',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.InspectImageRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.InspectImageReply.FromString,
+                _registered_method=True)
+        self.RemoveImage = channel.unary_unary(
+                '/devloop.proto.v1.Agent/RemoveImage',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.RemoveImageRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CollectImagesReply.FromString,
+                _registered_method=True)
+        self.CollectImages = channel.unary_unary(
+                '/devloop.proto.v1.Agent/CollectImages',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CollectImagesRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CollectImagesReply.FromString,
+                _registered_method=True)
+        self.VerifyImages = channel.unary_unary(
+                '/devloop.proto.v1.Agent/VerifyImages',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyImagesRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyStoreReply.FromString,
+                _registered_method=True)
+        self.PushImage = channel.unary_stream(
+                '/devloop.proto.v1.Agent/PushImage',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageReply.FromString,
                 _registered_method=True)
         self.Shutdown = channel.unary_unary(
                 '/devloop.proto.v1.Agent/Shutdown',
@@ -205,6 +245,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def KeepRun(self, request, context):
+        """Its lease no longer counts: it goes on, whoever stays away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartShell(self, request, context):
         """Starts an interactive shell in a workspace as it is: it waits for nothing, and is in nobody's
         way. Attach to it as to a run.
@@ -261,6 +308,50 @@ class AgentServicer:
     def ListGpus(self, request, context):
         """The box's GPUs, who computes on them, and which devloop runs hold them, of whatever user.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnsureImage(self, request, context):
+        """Returns when runs may name the image: it is here, or is fetched as it is touched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListImages(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InspectImage(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveImage(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectImages(self, request, context):
+        """Drops what no reference and no container needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyImages(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PushImage(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -325,6 +416,11 @@ def add_AgentServicer_to_server(servicer, server):
                     request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StopRunRequest.FromString,
                     response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StopRunReply.SerializeToString,
             ),
+            'KeepRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepRun,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.KeepRunRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.Run.SerializeToString,
+            ),
             'StartShell': grpc.unary_unary_rpc_method_handler(
                     servicer.StartShell,
                     request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.StartShellRequest.FromString,
@@ -364,6 +460,41 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.ListGpus,
                     request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusRequest.FromString,
                     response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusReply.SerializeToString,
+            ),
+            'EnsureImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.EnsureImage,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.EnsureImageRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.EnsureImageReply.SerializeToString,
+            ),
+            'ListImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListImages,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListImagesRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ListImagesReply.SerializeToString,
+            ),
+            'InspectImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectImage,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.InspectImageRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.InspectImageReply.SerializeToString,
+            ),
+            'RemoveImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveImage,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.RemoveImageRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CollectImagesReply.SerializeToString,
+            ),
+            'CollectImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectImages,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CollectImagesRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CollectImagesReply.SerializeToString,
+            ),
+            'VerifyImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyImages,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyImagesRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyStoreReply.SerializeToString,
+            ),
+            'PushImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.PushImage,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageReply.SerializeToString,
             ),
             'Shutdown': grpc.unary_unary_rpc_method_handler(
                     servicer.Shutdown,
@@ -652,6 +783,33 @@ class Agent:
             _registered_method=True)
 
     @staticmethod
+    def KeepRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/KeepRun',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.KeepRunRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def StartShell(request,
             target,
             options=(),
@@ -857,6 +1015,195 @@ class Agent:
             '/devloop.proto.v1.Agent/ListGpus',
             devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusRequest.SerializeToString,
             devloop_dot_proto_dot_v1_dot_agent__pb2.ListGpusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnsureImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/EnsureImage',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.EnsureImageRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.EnsureImageReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/ListImages',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ListImagesRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ListImagesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/InspectImage',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.InspectImageRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.InspectImageReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/RemoveImage',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.RemoveImageRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.CollectImagesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/CollectImages',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.CollectImagesRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.CollectImagesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/VerifyImages',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyImagesRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.VerifyStoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/PushImage',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageReply.FromString,
             options,
             channel_credentials,
             insecure,

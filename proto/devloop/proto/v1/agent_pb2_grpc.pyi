@@ -74,6 +74,8 @@ class AgentStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListRunsRequest, _agent_pb2.ListRunsReply]
     StopRun: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StopRunRequest, _agent_pb2.StopRunReply]
     """Ends a run by the ladder: SIGINT, SIGTERM, kill; returns when nothing of it is left."""
+    KeepRun: _grpc.UnaryUnaryMultiCallable[_agent_pb2.KeepRunRequest, _agent_pb2.Run]
+    """Its lease no longer counts: it goes on, whoever stays away."""
     StartShell: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StartShellRequest, _agent_pb2.Run]
     """Starts an interactive shell in a workspace as it is: it waits for nothing, and is in nobody's
     way. Attach to it as to a run.
@@ -98,6 +100,15 @@ class AgentStub:
     """Host and GPU metrics, one sample an interval."""
     ListGpus: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListGpusRequest, _agent_pb2.ListGpusReply]
     """The box's GPUs, who computes on them, and which devloop runs hold them, of whatever user."""
+    EnsureImage: _grpc.UnaryStreamMultiCallable[_agent_pb2.EnsureImageRequest, _agent_pb2.EnsureImageReply]
+    """Returns when runs may name the image: it is here, or is fetched as it is touched."""
+    ListImages: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListImagesRequest, _agent_pb2.ListImagesReply]
+    InspectImage: _grpc.UnaryUnaryMultiCallable[_agent_pb2.InspectImageRequest, _agent_pb2.InspectImageReply]
+    RemoveImage: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RemoveImageRequest, _agent_pb2.CollectImagesReply]
+    CollectImages: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CollectImagesRequest, _agent_pb2.CollectImagesReply]
+    """Drops what no reference and no container needs."""
+    VerifyImages: _grpc.UnaryUnaryMultiCallable[_agent_pb2.VerifyImagesRequest, _agent_pb2.VerifyStoreReply]
+    PushImage: _grpc.UnaryStreamMultiCallable[_agent_pb2.PushImageRequest, _agent_pb2.PushImageReply]
     Shutdown: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ShutdownRequest, _agent_pb2.ShutdownReply]
     """Ends the agent. Refused with FAILED_PRECONDITION while runs are live, unless `stop_runs`."""
 
@@ -127,6 +138,8 @@ class AgentAsyncStub(AgentStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListRunsRequest, _agent_pb2.ListRunsReply]  # type: ignore[assignment]
     StopRun: _aio.UnaryUnaryMultiCallable[_agent_pb2.StopRunRequest, _agent_pb2.StopRunReply]  # type: ignore[assignment]
     """Ends a run by the ladder: SIGINT, SIGTERM, kill; returns when nothing of it is left."""
+    KeepRun: _aio.UnaryUnaryMultiCallable[_agent_pb2.KeepRunRequest, _agent_pb2.Run]  # type: ignore[assignment]
+    """Its lease no longer counts: it goes on, whoever stays away."""
     StartShell: _aio.UnaryUnaryMultiCallable[_agent_pb2.StartShellRequest, _agent_pb2.Run]  # type: ignore[assignment]
     """Starts an interactive shell in a workspace as it is: it waits for nothing, and is in nobody's
     way. Attach to it as to a run.
@@ -151,6 +164,15 @@ class AgentAsyncStub(AgentStub):
     """Host and GPU metrics, one sample an interval."""
     ListGpus: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListGpusRequest, _agent_pb2.ListGpusReply]  # type: ignore[assignment]
     """The box's GPUs, who computes on them, and which devloop runs hold them, of whatever user."""
+    EnsureImage: _aio.UnaryStreamMultiCallable[_agent_pb2.EnsureImageRequest, _agent_pb2.EnsureImageReply]  # type: ignore[assignment]
+    """Returns when runs may name the image: it is here, or is fetched as it is touched."""
+    ListImages: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListImagesRequest, _agent_pb2.ListImagesReply]  # type: ignore[assignment]
+    InspectImage: _aio.UnaryUnaryMultiCallable[_agent_pb2.InspectImageRequest, _agent_pb2.InspectImageReply]  # type: ignore[assignment]
+    RemoveImage: _aio.UnaryUnaryMultiCallable[_agent_pb2.RemoveImageRequest, _agent_pb2.CollectImagesReply]  # type: ignore[assignment]
+    CollectImages: _aio.UnaryUnaryMultiCallable[_agent_pb2.CollectImagesRequest, _agent_pb2.CollectImagesReply]  # type: ignore[assignment]
+    """Drops what no reference and no container needs."""
+    VerifyImages: _aio.UnaryUnaryMultiCallable[_agent_pb2.VerifyImagesRequest, _agent_pb2.VerifyStoreReply]  # type: ignore[assignment]
+    PushImage: _aio.UnaryStreamMultiCallable[_agent_pb2.PushImageRequest, _agent_pb2.PushImageReply]  # type: ignore[assignment]
     Shutdown: _aio.UnaryUnaryMultiCallable[_agent_pb2.ShutdownRequest, _agent_pb2.ShutdownReply]  # type: ignore[assignment]
     """Ends the agent. Refused with FAILED_PRECONDITION while runs are live, unless `stop_runs`."""
 
@@ -239,6 +261,14 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         """Ends a run by the ladder: SIGINT, SIGTERM, kill; returns when nothing of it is left."""
 
     @_abc_1.abstractmethod
+    def KeepRun(
+        self,
+        request: _agent_pb2.KeepRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.Run, _abc.Awaitable[_agent_pb2.Run]]:
+        """Its lease no longer counts: it goes on, whoever stays away."""
+
+    @_abc_1.abstractmethod
     def StartShell(
         self,
         request: _agent_pb2.StartShellRequest,
@@ -309,6 +339,57 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.ListGpusReply, _abc.Awaitable[_agent_pb2.ListGpusReply]]:
         """The box's GPUs, who computes on them, and which devloop runs hold them, of whatever user."""
+
+    @_abc_1.abstractmethod
+    def EnsureImage(
+        self,
+        request: _agent_pb2.EnsureImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.EnsureImageReply], _abc.AsyncIterator[_agent_pb2.EnsureImageReply]]:
+        """Returns when runs may name the image: it is here, or is fetched as it is touched."""
+
+    @_abc_1.abstractmethod
+    def ListImages(
+        self,
+        request: _agent_pb2.ListImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ListImagesReply, _abc.Awaitable[_agent_pb2.ListImagesReply]]: ...
+
+    @_abc_1.abstractmethod
+    def InspectImage(
+        self,
+        request: _agent_pb2.InspectImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.InspectImageReply, _abc.Awaitable[_agent_pb2.InspectImageReply]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveImage(
+        self,
+        request: _agent_pb2.RemoveImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.CollectImagesReply, _abc.Awaitable[_agent_pb2.CollectImagesReply]]: ...
+
+    @_abc_1.abstractmethod
+    def CollectImages(
+        self,
+        request: _agent_pb2.CollectImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.CollectImagesReply, _abc.Awaitable[_agent_pb2.CollectImagesReply]]:
+        """Drops what no reference and no container needs."""
+
+    @_abc_1.abstractmethod
+    def VerifyImages(
+        self,
+        request: _agent_pb2.VerifyImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.VerifyStoreReply, _abc.Awaitable[_agent_pb2.VerifyStoreReply]]: ...
+
+    @_abc_1.abstractmethod
+    def PushImage(
+        self,
+        request: _agent_pb2.PushImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.PushImageReply], _abc.AsyncIterator[_agent_pb2.PushImageReply]]: ...
 
     @_abc_1.abstractmethod
     def Shutdown(
