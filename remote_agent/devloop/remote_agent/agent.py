@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,8 +20,11 @@ from devloop.cafs.store import DiskStore
 
 from .chunk_index import ChunkIndex
 from .cleaning import delete_removed, read_origin, store_bytes
+from .container.pool import Containers
+from .container_request import container_spec, indexes_of
 from .gpu_choice import Busy
 from .gpu_desk import GpuDesk
+from .images import Images
 from .metrics import Metrics
 from .run_stop import stop_run
 from .runs import Runs
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from devloop.cafs.digest import Digest
 
     from .ahead import Ahead
+    from .container_wish import ContainerWish
     from .gpu_desk import GpuHold
     from .run import Run, RunSpec
     from .transition import Applied, Staged
@@ -122,9 +126,11 @@ class Agent:
         self.store_limit_bytes = store_limit_bytes
         self.store = DiskStore(state_dir / "store")
         self.chunks = ChunkIndex(self.store)
-        self.spawner = Spawner(state_dir / "zygotes")
+        self.containers = Containers(state_dir / "containers")
+        self.spawner = Spawner(state_dir / "zygotes", containers=self.containers)
         self.metrics = Metrics(state_dir)
         self.gpus = GpuDesk()
+        self.images = Images(state_dir / "images", self._images_in_use)
         self.tasks = Tasks()
         self._projects: dict[str, Project] = {}
         self._unflushed = asyncio.Event()
@@ -133,6 +139,7 @@ class Agent:
     async def __aenter__(self) -> Agent:
         for directory in (self._workspaces_dir, self.state_dir / "zygotes"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(self.containers.clear)
         await self.spawner.start_service()
         for directory in self._workspaces_dir.iterdir():
             if WORKSPACE_ID.fullmatch(directory.name):
@@ -151,9 +158,11 @@ class Agent:
             *(project.runs.stop_all(reason="the agent was ended") for project in self.projects())
         )
         await self.tasks.close()
+        await self.containers.close()
         await self.spawner.close()
         await self.gpus.close()
         self.store.close()
+        self.images.close()
 
     # -- projects
 
@@ -196,6 +205,14 @@ class Agent:
 
     def directory_of(self, project: Project) -> Path:
         return self._workspaces_dir / project.workspace.id
+
+    def placed(self, project: Project, spec: RunSpec, wish: ContainerWish) -> RunSpec:
+        """The same run in a container. Raises ImageMissing and what else stands in the way."""
+        files, caches = project.workspace.files, self.state_dir / "caches"
+        return replace(spec, container=container_spec(wish, self.images, files, caches))
+
+    def _images_in_use(self) -> set[Digest]:
+        return indexes_of(self.containers.live())
 
     def live_runs(self) -> list[Run]:
         return [run for project in self.projects() for run in project.runs.live()]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from devloop.cafs.digest import Digest
 from devloop.proto.v1 import agent_pb2 as pb
 
+from .container_wish import ContainerWish, MountWish
 from .gpu import GpuState
 from .gpu_choice import places_of
 from .run import RunSpec
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "apply_reply",
+    "container_wish",
     "gpu_list",
     "log_records",
     "metrics_sample",
@@ -50,6 +53,23 @@ def run_spec(message: pb.RunSpec) -> RunSpec:
         owner=message.owner,
         cwd=message.cwd,
         gpus=message.gpus,
+    )
+
+
+def container_wish(message: pb.Container) -> ContainerWish:
+    """Raises ValueError for what makes no sense."""
+    return ContainerWish(
+        index=Digest(message.index),
+        reference=message.reference,
+        mounts=tuple(MountWish(m.source, m.target, m.read_only) for m in message.mounts),
+        isolated_network=message.isolated_network,
+        shm_bytes=message.shm_bytes,
+        memory_bytes=message.memory_bytes,
+        cpus=message.cpus,
+        keep=message.keep,
+        caches=message.caches,
+        user=message.user,
+        store=tuple(message.store),
     )
 
 

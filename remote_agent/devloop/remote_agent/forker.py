@@ -1,7 +1,8 @@
 """A process that forks runs: the agent's handle of a spawner or a zygote.
 
-Owns the program's process, its control socket and the pairs that wait. Decides nothing about
-which zygote is wanted.
+Owns the program's process, its control socket and the pairs that wait. The process is the agent's
+own child, or was started by somebody in a container, and then its pidfd comes later. Decides
+nothing about which zygote is wanted.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .zygote import wire, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import IO
 
 __all__ = ["Forker", "ForkerFailed", "Refused", "Unsafe"]
 
@@ -51,36 +53,57 @@ class Unsafe(ForkerFailed):
 class Forker:
     """One running program. `loaded` resolves once, to its first message or to why there is none."""
 
-    def __init__(self, command: Sequence[bytes], env: Mapping[bytes, bytes], cwd: bytes) -> None:
-        """`command` and `env` may hold b"{fd}": the number of the inherited socket."""
-        ours, theirs = wire.socket_pair()
-        self._socket = ours
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        try:
-            self._process = _start(command, env, cwd, theirs, self._log.fileno())
-        except OSError as error:
-            ours.close()
-            self._log.close()
-            raise ForkerFailed(f"{os.fsdecode(command[0])} does not start: {error}") from error
-        finally:
-            theirs.close()
+    def __init__(self, control: socket.socket, log: IO[bytes]) -> None:
+        """Owns both. The process is told of by `attach`, or by `fail` when there is none."""
+        self._socket = control
+        self._log = log
+        self.pid = 0
+        self._pidfd = -1
+        self._reap: Callable[[], str] = str
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[dict[str, Any]] = loop.create_future()
         self.stale = ""
         self._gone = asyncio.Event()
         self.on_gone: Callable[[], None] = lambda: None
+        # For what only a spawner in a container says.
+        self.on_message: Callable[[dict[str, Any], list[int]], None] = lambda message, fds: None
         self._pairs: deque[Pair] = deque()
         self._takers: deque[asyncio.Future[Pair]] = deque()
         self._live_runs = 0
-        self._retired = self._closed = self._wanted_closed = False
+        self._retired = self._closed = self._wanted_closed = self._has_ended = False
         self._socket.setblocking(False)
-        self._pidfd = os.pidfd_open(self._process.pid)
         loop.add_reader(self._socket, self._receive)
-        loop.add_reader(self._pidfd, self._on_gone)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    @classmethod
+    def start(cls, command: Sequence[bytes], env: Mapping[bytes, bytes], cwd: bytes) -> Forker:
+        """`command` and `env` may hold b"{fd}": the number of the inherited socket.
+
+        Raises ForkerFailed.
+        """
+        ours, theirs = wire.socket_pair()
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        try:
+            process = _start(command, env, cwd, theirs, log.fileno())
+        except OSError as error:
+            ours.close()
+            log.close()
+            raise ForkerFailed(f"{os.fsdecode(command[0])} does not start: {error}") from error
+        finally:
+            theirs.close()
+        forker = cls(ours, log)
+        forker.attach(process.pid, os.pidfd_open(process.pid), lambda: f"with {process.wait()}")
+        return forker
+
+    def attach(self, pid: int, pidfd: int, reap: Callable[[], str]) -> None:
+        """`pidfd` is this object's from now on. `reap` says how the process has ended."""
+        self.pid, self._pidfd, self._reap = pid, pidfd, reap
+        asyncio.get_running_loop().add_reader(pidfd, self._on_gone)
+
+    def fail(self, failure: ForkerFailed) -> None:
+        """There is no process, and there will be none."""
+        self._has_ended = True
+        self.close()
+        self._settle_gone(failure)
 
     @property
     def is_ready(self) -> bool:
@@ -97,6 +120,10 @@ class Forker:
 
     def configure(self, message: dict[str, Any]) -> None:
         self._send({"op": words.CONFIGURE, **message})
+
+    def order(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+        """The descriptors stay the caller's. The process's end is noticed where it is reaped."""
+        self._send(message, fds)
 
     async def take(self, timeout_s: float) -> Pair:
         """A pair that waits for its request; counts as a live run until `release`."""
@@ -127,7 +154,7 @@ class Forker:
 
     def close(self) -> None:
         """Ends the process, and with it every run that it has forked."""
-        self._wanted_closed = self._wanted_closed or self._process.returncode is None
+        self._wanted_closed = self._wanted_closed or not self._has_ended
         if self._closed:
             return
         self._closed = True
@@ -139,6 +166,14 @@ class Forker:
         """Returns when the process has ended and is reaped."""
         await self._gone.wait()
 
+    def log_fileno(self) -> int:
+        """Where the process writes its stderr."""
+        return self._log.fileno()
+
+    @property
+    def is_used(self) -> bool:
+        return self._live_runs > 0
+
     def log_tail(self) -> str:
         """The last that the process wrote to stderr."""
         size = os.fstat(self._log.fileno()).st_size
@@ -149,7 +184,8 @@ class Forker:
     def _raise_if_gone(self) -> None:
         """Its pairs die with it, perhaps before the event loop has heard of it."""
         poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
+        if self._pidfd >= 0:
+            poll.register(self._pidfd, select.POLLIN)
         if self._closed or poll.poll(0):
             raise ForkerFailed("the interpreter was killed")
 
@@ -163,9 +199,9 @@ class Forker:
             self._takers.remove(taker)
             raise
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         try:
-            wire.send(self._socket, message)
+            wire.send(self._socket, message, fds)
         except OSError:
             return  # its end is noticed where it is reaped
 
@@ -195,6 +231,8 @@ class Forker:
                 self._settle_loaded(Refused(message["package"], message["reason"]))
             case words.UNSAFE:
                 self._settle_loaded(Unsafe(message["reason"]))
+            case words.LAUNCHED:
+                self.on_message(message, fds)
 
     def _settle_loaded(self, outcome: dict[str, Any] | ForkerFailed) -> None:
         if self.loaded.done():
@@ -221,13 +259,17 @@ class Forker:
             self._pairs.popleft().close()
 
     def _on_gone(self) -> None:
-        status = self._process.wait()
+        status = self._reap()
+        self._has_ended = True
         if not self._closed:
             self._receive()
         self.close()
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
-        failure = ForkerFailed(f"the interpreter ended with {status}: {self.log_tail()}")
+        self._pidfd = -1
+        self._settle_gone(ForkerFailed(f"the interpreter ended {status}: {self.log_tail()}"))
+
+    def _settle_gone(self, failure: ForkerFailed) -> None:
         self._log.close()
         self._settle_loaded(failure)
         for taker in self._takers:

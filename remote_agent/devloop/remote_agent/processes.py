@@ -17,10 +17,12 @@ from .zygote import hunt, wire, words
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Exit", "Pair", "Process"]
+__all__ = ["Exit", "Pair", "Process", "pid_of"]
 
 # Between the order to init and the SIGKILL that needs nobody's consent.
 _KILL_GRACE_S = 0.25
+# For a run to be hunted down where no namespace of its own ends it.
+_HUNT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Process:
     on_end: Callable[[Exit], None]
     _pair: Pair
     _isolated: bool
+    last_resort: Callable[[], None] | None = None
     pid: int = 0
     _namespace: int = 0
     _init_pid: int = 0
@@ -72,7 +75,7 @@ class Process:
     _child_pidfd: int = -1
 
     def __post_init__(self) -> None:
-        self._init_pid = self.pid = _pid_of(self._pair.init_pidfd)
+        self._init_pid = self.pid = pid_of(self._pair.init_pidfd)
         self._pair.to_child.close()
         self._pair.to_init.setblocking(False)
         self._receive()
@@ -98,7 +101,10 @@ class Process:
     def kill(self) -> None:
         """Everything of the run, whatever it does about it."""
         self._order({"op": words.KILL})
-        asyncio.get_running_loop().call_later(_KILL_GRACE_S, self._kill_init)
+        loop = asyncio.get_running_loop()
+        loop.call_later(_KILL_GRACE_S, self._kill_init)
+        if self.last_resort is not None:
+            loop.call_later(_HUNT_S, self._resort)
 
     async def wait(self) -> Exit:
         """Returns when nothing of the run is left."""
@@ -137,6 +143,11 @@ class Process:
             except ProcessLookupError:
                 pass
 
+    def _resort(self) -> None:
+        """What it ends besides this run, is of the same container."""
+        if not self._ended.is_set() and self.last_resort is not None:
+            self.last_resort()
+
     def _receive(self) -> None:
         while True:
             try:
@@ -155,7 +166,7 @@ class Process:
         if message["event"] == words.READY:
             self._namespace = message["namespace"]
             self._child_pidfd = fds[0]
-            self.pid = _pid_of(fds[0]) or self.pid
+            self.pid = pid_of(fds[0]) or self.pid
         elif message["event"] == words.EXIT:
             self._exit = _exit_of(message)
 
@@ -186,7 +197,7 @@ def _exit_of(message: wire.Message) -> Exit:
     )
 
 
-def _pid_of(pidfd: int) -> int:
+def pid_of(pidfd: int) -> int:
     """In this process's own namespace; 0 when it has ended."""
     with open(f"/proc/self/fdinfo/{pidfd}") as file:  # noqa: PTH123
         for line in file:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from devloop.cafs.digest import Digest
 
+    from .container.spec import ContainerSpec
     from .gpu_choice import Place
     from .gpu_desk import GpuHold
     from .logs import RunLog
@@ -71,6 +72,7 @@ class RunSpec:
     cwd: bytes = b""  # relative to the workspace
     shell: bool = False  # see shell.py: not pinned to a tree, not kept when it has ended
     gpus: str = ""  # a wish, see cafs/gpu_wish.py; empty: CUDA_VISIBLE_DEVICES is left alone
+    container: ContainerSpec | None = None  # None: it sees the box's own files
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Run:
         self.terminal_fd: int | None = None
         self.stop_reason = ""
         self.leases = 0
+        self.is_kept = False  # whoever stays away
         self.leased_until_s = 0.0  # monotonic; when the last lease was given up
         self.gpus: tuple[Place, ...] = ()
         self.gpu_hold: GpuHold | None = None  # until it has ended

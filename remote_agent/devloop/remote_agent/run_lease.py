@@ -31,9 +31,9 @@ def lease(run: Run) -> Iterator[None]:
 
 
 async def end_unless_leased(run: Run) -> None:
-    """Returns when the run has ended, and ends it when nobody has held its lease for too long."""
+    """Returns when the run has ended or is kept; ends it when its lease is long unheld."""
     run.leased_until_s = time.monotonic()
-    while run.live:
+    while run.live and not run.is_kept:
         since_s = 0.0 if run.leases else time.monotonic() - run.leased_until_s
         left_s = run.spec.lease_s - since_s
         if left_s <= 0:

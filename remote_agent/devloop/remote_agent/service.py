@@ -21,7 +21,7 @@ from devloop.cafs.version import VERSION
 from devloop.proto.v1 import agent_pb2 as pb
 from devloop.proto.v1 import agent_pb2_grpc
 
-from . import cleaning, convert
+from . import cleaning, convert, image_calls
 from .agent import FEW_BLOBS, InvalidRequest, OnBusy, undisturbed
 from .attachment import Attachment
 from .calls import Activity, streaming, unary
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .agent import Agent, Project
-    from .run import Run
+    from .run import Run, RunSpec
 
 __all__ = ["MAX_MESSAGE_BYTES", "Service"]
 
@@ -144,7 +144,7 @@ class Service(agent_pb2_grpc.AgentServicer):
         result = await self._agent.apply(
             project,
             Digest(request.tree),
-            spec=self._checked_spec(request.run) if request.HasField("run") else None,
+            spec=self._checked_spec(project, request.run) if request.HasField("run") else None,
             stop_runs=tuple(request.stop_runs),
             on_busy=OnBusy(request.on_busy),
             repair=request.repair,
@@ -152,7 +152,7 @@ class Service(agent_pb2_grpc.AgentServicer):
         )
         return convert.apply_reply(result, project.workspace.id, project.workspace.name)
 
-    def _checked_spec(self, message: pb.RunSpec) -> Any:
+    def _checked_spec(self, project: Project, message: pb.RunSpec) -> RunSpec:
         size_bytes = sum(map(len, message.argv)) + sum(
             len(name) + len(value) for name, value in message.env.items()
         )
@@ -162,7 +162,10 @@ class Service(agent_pb2_grpc.AgentServicer):
             raise InvalidRequest("the command and its environment are larger than 1 MiB")
         if message.cwd.startswith(b"/") or b".." in message.cwd.split(b"/"):
             raise InvalidRequest(f"not a folder of the workspace: {message.cwd!r}")
-        return convert.run_spec(message)
+        spec = convert.run_spec(message)
+        if not message.HasField("container"):
+            return spec
+        return self._agent.placed(project, spec, convert.container_wish(message.container))
 
     @streaming
     async def ListOutputs(self, request: pb.ListOutputsRequest, context: Any) -> None:  # type: ignore[override]
@@ -209,6 +212,13 @@ class Service(agent_pb2_grpc.AgentServicer):
             left=[process for left in lefts for process in left],
         )
 
+    @unary
+    async def KeepRun(self, request: pb.KeepRunRequest, context: Any) -> pb.Run:
+        project = self._agent.project(request.workspace_id)
+        run = project.runs.get(request.run)
+        run.is_kept = True
+        return _run_message(run, project)
+
     @streaming
     async def Attach(self, requests: AsyncIterator[pb.AttachRequest], context: Any) -> None:  # type: ignore[override]
         first = await anext(aiter(requests), None)
@@ -234,7 +244,7 @@ class Service(agent_pb2_grpc.AgentServicer):
         project.local_root = request.workspace.local_root or None
         if not request.run.argv:
             request.run.argv.append(login_shell())
-        run = await start_shell(project, self._checked_spec(request.run))
+        run = await start_shell(project, self._checked_spec(project, request.run))
         return _run_message(run, project)
 
     @streaming
@@ -277,6 +287,53 @@ class Service(agent_pb2_grpc.AgentServicer):
         return pb.VerifyStoreReply(
             blobs=blobs, damaged=len(problems), problems=problems[:MAX_NAMED]
         )
+
+    # -- images
+
+    @streaming
+    async def EnsureImage(self, request: pb.EnsureImageRequest, context: Any) -> None:  # type: ignore[override]
+        await image_calls.ensure_image(self._agent, request, context)
+
+    @unary
+    async def ListImages(self, request: pb.ListImagesRequest, context: Any) -> pb.ListImagesReply:
+        return await image_calls.list_images(self._agent.images)
+
+    @unary
+    async def InspectImage(
+        self, request: pb.InspectImageRequest, context: Any
+    ) -> pb.InspectImageReply:
+        return await image_calls.inspect_image(self._agent.images, request.reference)
+
+    @unary
+    async def RemoveImage(
+        self, request: pb.RemoveImageRequest, context: Any
+    ) -> pb.CollectImagesReply:
+        removed = await self._agent.images.remove(request.reference)
+        return pb.CollectImagesReply(
+            removed_blobs=removed.removed_blobs, freed_bytes=removed.removed_bytes
+        )
+
+    @unary
+    async def CollectImages(
+        self, request: pb.CollectImagesRequest, context: Any
+    ) -> pb.CollectImagesReply:
+        removed = await self._agent.images.collect()
+        return pb.CollectImagesReply(
+            removed_blobs=removed.removed_blobs, freed_bytes=removed.removed_bytes
+        )
+
+    @unary
+    async def VerifyImages(
+        self, request: pb.VerifyImagesRequest, context: Any
+    ) -> pb.VerifyStoreReply:
+        blobs, problems = await self._agent.images.verify()
+        return pb.VerifyStoreReply(
+            blobs=blobs, damaged=len(problems), problems=problems[:MAX_NAMED]
+        )
+
+    @streaming
+    async def PushImage(self, request: pb.PushImageRequest, context: Any) -> None:  # type: ignore[override]
+        await image_calls.push_image(self._agent.images, request, context)
 
     # -- metrics and GPUs
 

@@ -1,26 +1,26 @@
 """Births of runs: from a zygote where that is possible and wanted, else by exec.
 
-Owns the spawner process, the pool of zygotes and what was learned. Whatever goes wrong with a
-zygote leads to a cold start whose note says so. Knows nothing of logs, leases and gRPC.
+A run starts in a place: the box itself (`host_place`), or a warm container (`container.place`).
+Owns the choice of a place and what was learned. Whatever goes wrong with a zygote leads to a cold
+start whose note says so. Knows nothing of logs, leases and gRPC.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
-import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from devloop.cafs.errors import DevloopError
 
-from .command import Command, CommandNotExecutable, resolve_command
+from .command import Command, CommandNotExecutable
 from .entrypoint import NotForked, PythonProgram
 from .forker import Forker, ForkerFailed, Refused
-from .interpreter import own_prefix
+from .host_place import HostPlace
 from .learned import LearnedFile
 from .processes import Exit, Pair, Process
 from .zygote import wire, words
@@ -28,6 +28,10 @@ from .zygotes import Key, ZygotePool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from .container.pool import Containers
+    from .container.spec import ContainerSpec
 
 __all__ = [
     "Birth",
@@ -40,7 +44,6 @@ __all__ = [
     "StartRequest",
 ]
 
-_PROGRAM = Path(__file__).parent / "zygote" / "spawner.py"
 _SERVICE_TIMEOUT_S = 20.0
 # A bare zygote is up in a fraction of this; a start does not wait longer for it.
 _ZYGOTE_TIMEOUT_S = 5.0
@@ -50,7 +53,11 @@ _MAX_LEARNED_FILES = 256
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """A run to start. The descriptors stay the caller's; the run gets copies."""
+    """A run to start. The descriptors stay the caller's; the run gets copies.
+
+    All paths are the box's. With a `container`, `env` is only what the user has set, and an empty
+    `argv` is what the image runs.
+    """
 
     argv: tuple[bytes, ...]
     env: Mapping[str, bytes]
@@ -63,6 +70,37 @@ class StartRequest:
     preload: tuple[str, ...]
     workspace: bytes
     local_root: bytes | None
+    container: ContainerSpec | None = None
+
+
+class Place(Protocol):
+    """Where runs start. `learned_as` tells its interpreters from others of the same path;
+    `identity` is the user that runs become; `last_resort` ends what nothing else does."""
+
+    @property
+    def level(self) -> str: ...
+    @property
+    def user_namespace(self) -> bool: ...
+    @property
+    def pool(self) -> ZygotePool: ...
+    @property
+    def learned_as(self) -> bytes: ...
+    @property
+    def identity(self) -> dict[str, Any] | None: ...
+    @property
+    def last_resort(self) -> Callable[[], None] | None: ...
+
+    async def service(self) -> Forker:
+        """The spawner. Raises ForkerFailed or TimeoutError."""
+
+    def translated(self, request: StartRequest) -> StartRequest:
+        """The request in the place's own paths and variables."""
+
+    async def resolve(self, request: StartRequest) -> Command:
+        """`request` was translated. Raises CommandNotExecutable or another DevloopError."""
+
+    def touch(self) -> None:
+        """It is in use."""
 
 
 class StartFailed(DevloopError):
@@ -95,47 +133,63 @@ class Birth:
 class _Origin:
     """Where a pair came from."""
 
+    place: Place
     forker: Forker
     pair: Pair
+    is_cold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A request that has found its place, and what it comes down to there."""
+
+    place: Place
+    command: Command
+    request: StartRequest
 
 
 class Spawner:
     """One an agent; every method belongs to the thread of its event loop."""
 
-    def __init__(self, state_dir: Path, *, highest_level: str = words.PID_NAMESPACE) -> None:
-        self.level = words.PROCESS_GROUP
-        self.level_hint = "the agent is still starting"
-        self._user_namespace = False
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        highest_level: str = words.PID_NAMESPACE,
+        containers: Containers | None = None,
+    ) -> None:
         self._state_dir = state_dir
-        self._highest_level = highest_level
-        self._service: Forker | None = None
-        self._pool = ZygotePool(self._containment)
+        self._host = HostPlace(highest_level)
+        self._containers = containers
         self._learned: dict[tuple[bytes, bytes], LearnedFile] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def level(self) -> str:
+        """How far runs outside containers are contained."""
+        return self._host.level
+
+    @property
+    def level_hint(self) -> str:
+        return self._host.level_hint
 
     async def start_service(self) -> None:
         """Raises StartFailed when not even the spawner starts."""
         try:
-            loaded = await self._ensure_service()
+            await self._host.start()
         except (ForkerFailed, TimeoutError) as error:
             raise StartFailed(f"the agent cannot start processes: {error}") from error
-        self.level, self.level_hint = loaded["level"], loaded["hint"]
-        self._user_namespace = loaded["user_namespace"]
 
     async def close(self) -> None:
-        """Ends every run that is left."""
+        """Ends every run that is left; containers are their owner's to end."""
         for task in self._tasks:
             task.cancel()
-        ending = self._pool.close()
-        if self._service is not None:
-            self._service.close()
-            ending.append(self._service)
-        for forker in ending:
+        for forker in self._host.close():
             await forker.gone()
 
     def memory_bytes(self) -> int:
         """What the zygotes hold."""
-        return self._pool.memory_bytes()
+        return self._host.pool.memory_bytes()
 
     async def start(self, request: StartRequest) -> Process:
         """Raises CommandNotFound, CommandNotExecutable or StartFailed."""
@@ -147,73 +201,94 @@ class Spawner:
 
         The descriptors must stay open until the birth's `process` has returned.
         """
-        command = _resolve(request)
-        origin, note = await self._origin(command, request)
+        start = await self._placed(request)
+        origin, note = await self._origin(start)
         try:
-            self._send(origin, command, request)
+            self._send(origin, start)
         except ConnectionError:
-            origin, note = await self._send_cold(command, request)
-        born = partial(self._born, origin, command, request, note)
-        return Birth(origin.forker is not self._service, note, born)
+            origin, note = await self._send_cold(start)
+        born = partial(self._born, origin, start, note)
+        return Birth(not origin.is_cold, note, born)
 
     async def prepare(self, request: StartRequest) -> None:
-        """Starts the zygotes that `request` would use; waits for none of them."""
-        command = _resolve(request)
-        if request.warm and isinstance(command.program, PythonProgram):
+        """Starts the container and the zygotes that `request` would use; waits for no zygote."""
+        start = await self._placed(request)
+        if request.warm and isinstance(start.command.program, PythonProgram):
             try:
-                self._wanted(command, command.program, request)
+                self._wanted(start, start.command.program)
             except ForkerFailed:
                 return
 
     # -- where a run starts
 
-    async def _origin(self, command: Command, request: StartRequest) -> tuple[_Origin, str]:
+    async def _placed(self, request: StartRequest) -> _Start:
+        place = await self._place(request.container)
+        place.touch()
+        inside = place.translated(request)
+        if not inside.argv:
+            raise CommandNotFound(
+                "the image names no command", hint="say which: `devloop exec -- COMMAND`"
+            )
+        return _Start(place, await self._resolved(place, inside), inside)
+
+    async def _place(self, container: ContainerSpec | None) -> Place:
+        if container is None:
+            return self._host
+        if self._containers is None:
+            raise StartFailed("this agent starts no containers")
+        try:
+            return await self._containers.ensure(container)
+        except DevloopError as error:
+            raise StartFailed(str(error), hint=error.hint) from error
+
+    async def _resolved(self, place: Place, request: StartRequest) -> Command:
+        try:
+            return await place.resolve(request)
+        except CommandNotExecutable:
+            raise
+        except DevloopError as error:
+            raise StartFailed(str(error), hint=error.hint) from error
+
+    async def _origin(self, start: _Start) -> tuple[_Origin, str]:
         note = ""
-        if request.warm and isinstance(command.program, PythonProgram):
+        program, warm = start.command.program, start.request.warm
+        if warm and isinstance(program, PythonProgram):
             try:
-                zygote, note = self._ready_zygote(command, command.program, request)
-                return _Origin(zygote, await zygote.take(_ZYGOTE_TIMEOUT_S)), note
+                zygote, note = self._ready_zygote(start, program)
+                pair = await zygote.take(_ZYGOTE_TIMEOUT_S)
+                return _Origin(start.place, zygote, pair, False), note
             except (ForkerFailed, TimeoutError) as error:
                 note = f"no zygote: {error or 'it took too long to start'}"
-        elif request.warm and isinstance(command.program, NotForked):
-            note = command.program.reason
-        return _Origin(*await self._take_cold()), note
+        elif warm and isinstance(program, NotForked):
+            note = program.reason
+        return await self._take_cold(start.place), note
 
-    def _ready_zygote(
-        self, command: Command, program: PythonProgram, request: StartRequest
-    ) -> tuple[Forker, str]:
+    def _ready_zygote(self, start: _Start, program: PythonProgram) -> tuple[Forker, str]:
         """The wanted one, or the bare one while the wanted one imports."""
-        wanted, note = self._wanted(command, program, request)
+        wanted, note = self._wanted(start, program)
         if wanted is not None and wanted.is_ready:
             said = wanted.loaded.result()["said"]
             return wanted, f"said at import: {said}" if said else note
-        bare = self._pool.ensure(_key(command, program, request), command.env)
+        bare = start.place.pool.ensure(_key(start, program), start.command.env)
         return bare, note or ("" if wanted is None else "the preload is still being imported")
 
-    def _wanted(
-        self, command: Command, program: PythonProgram, request: StartRequest
-    ) -> tuple[Forker | None, str]:
+    def _wanted(self, start: _Start, program: PythonProgram) -> tuple[Forker | None, str]:
         """None when there is nothing to preload, with what stands in the way of it."""
-        bare = _key(command, program, request)
-        self._pool.ensure(bare, command.env)
-        learned = self._learned_file(request.workspace, command.executable)
-        preload = learned.value.allowed(request.preload) or learned.value.preload
+        bare, pool = _key(start, program), start.place.pool
+        pool.ensure(bare, start.command.env)
+        learned = self._learned_file(start)
+        preload = learned.value.allowed(start.request.preload) or learned.value.preload
         if not preload:
             return None, learned.value.note
         try:
-            zygote = self._pool.ensure(bare.with_preload(preload), command.env)
+            zygote = pool.ensure(bare.with_preload(preload), start.command.env)
         except ForkerFailed as failure:
             return None, f"nothing is preloaded: {failure}"
-        self._watch_load(zygote, learned, command, program, request)
+        self._watch_load(zygote, learned, start, program)
         return zygote, learned.value.note
 
     def _watch_load(
-        self,
-        zygote: Forker,
-        learned: LearnedFile,
-        command: Command,
-        program: PythonProgram,
-        request: StartRequest,
+        self, zygote: Forker, learned: LearnedFile, start: _Start, program: PythonProgram
     ) -> None:
         """A preload that is refused is corrected and tried again."""
         if zygote.loaded.done():
@@ -226,64 +301,51 @@ class Spawner:
                 if refused.package in learned.value.refused:
                     return
                 learned.update(learned.value.with_refused(refused.package, refused.reason))
-                self._wanted(command, program, request)
+                self._wanted(start, program)
             except ForkerFailed as failure:
-                if not request.preload and not zygote.is_closing:
+                if not start.request.preload and not zygote.is_closing:
                     learned.update(learned.value.with_unsafe(str(failure)))
 
         self._spawn(watch())
 
-    async def _take_cold(self) -> tuple[Forker, Pair]:
+    async def _take_cold(self, place: Place) -> _Origin:
         try:
-            await self._ensure_service()
-            assert self._service is not None
-            return self._service, await self._service.take(_SERVICE_TIMEOUT_S)
+            service = await place.service()
+            return _Origin(place, service, await service.take(_SERVICE_TIMEOUT_S), True)
         except (ForkerFailed, TimeoutError) as error:
             raise StartFailed(f"no process can be started: {error}") from error
 
-    async def _ensure_service(self) -> dict[str, Any]:
-        if self._service is None or not self._service.is_alive:
-            command = [os.fsencode(sys.executable), b"-I", b"-S", os.fsencode(_PROGRAM), b"{fd}"]
-            self._service = Forker(command, dict(os.environb), b"/")
-            self._service.configure({"highest_level": self._highest_level})
-        async with asyncio.timeout(_SERVICE_TIMEOUT_S):
-            return await asyncio.shield(self._service.loaded)
-
     # -- the start itself
 
-    def _send(self, origin: _Origin, command: Command, request: StartRequest) -> None:
+    def _send(self, origin: _Origin, start: _Start) -> None:
         """Raises ConnectionError when the waiting pair is dead."""
-        message = self._message(command, request, origin.forker is not self._service)
+        request = start.request
         stdio = [request.stdin, request.stdout, request.stderr]
         try:
-            wire.send(origin.pair.to_child, message, stdio)
+            wire.send(origin.pair.to_child, _message(start, origin), stdio)
         except BaseException:
             origin.pair.close()
             origin.forker.release()
             raise
 
-    async def _send_cold(self, command: Command, request: StartRequest) -> tuple[_Origin, str]:
+    async def _send_cold(self, start: _Start) -> tuple[_Origin, str]:
         """The waiting pair was killed by somebody else; the next one was not."""
-        origin = _Origin(*await self._take_cold())
+        origin = await self._take_cold(start.place)
         try:
-            self._send(origin, command, request)
+            self._send(origin, start)
         except OSError as error:
             raise StartFailed(f"the new process died: {error}") from error
         return origin, "the zygote's child had died"
 
-    async def _born(
-        self, origin: _Origin, command: Command, request: StartRequest, note: str
-    ) -> Process:
+    async def _born(self, origin: _Origin, start: _Start, note: str) -> Process:
         try:
-            return await self._answered(origin, command, request, note)
+            return await self._answered(origin, start, note)
         except ConnectionError:
-            origin, note = await self._send_cold(command, request)
-            return await self._answered(origin, command, request, note)
+            origin, note = await self._send_cold(start)
+            return await self._answered(origin, start, note)
 
-    async def _answered(
-        self, origin: _Origin, command: Command, request: StartRequest, note: str
-    ) -> Process:
-        forked = origin.forker is not self._service
+    async def _answered(self, origin: _Origin, start: _Start, note: str) -> Process:
+        forked = not origin.is_cold
         pair = origin.pair
         try:
             replies = await _replies(pair)
@@ -297,45 +359,38 @@ class Spawner:
             if reply["event"] == words.FAILED:
                 pair.close()
                 origin.forker.release()
-                raise _start_error(reply, command, request)
+                raise _start_error(reply, start.command, start.request)
             if reply["event"] == words.COLD:
                 forked, note = False, reply["note"]
         return Process(
             kind="zygote" if forked else "cold",
             note=note,
-            on_end=lambda exit_: self._on_end(origin.forker, command, request, exit_),
+            on_end=lambda exit_: self._on_end(origin.forker, start, exit_),
             _pair=pair,
-            _isolated=self.level == words.PID_NAMESPACE,
+            _isolated=origin.place.level == words.PID_NAMESPACE,
+            last_resort=origin.place.last_resort,
         )
 
-    def _message(self, command: Command, request: StartRequest, forked: bool) -> dict[str, Any]:
-        program = command.program if forked else None
-        assert program is None or isinstance(program, PythonProgram)
-        return {
-            "mode": "exec" if program is None else program.mode,
-            "target": "" if program is None else wire.text_of(program.target),
-            "args": [] if program is None else [wire.text_of(arg) for arg in program.args],
-            "argv": [wire.text_of(argument) for argument in command.argv],
-            "env": {name: wire.text_of(value) for name, value in command.env.items()},
-            "cwd": wire.text_of(request.cwd),
-            "tty": request.tty,
-            "executable": wire.text_of(command.executable),
-            "workspace": wire.text_of(request.workspace),
-            "path_map": _path_map(request),
-            "drop_capabilities": self._user_namespace,
-        }
-
-    def _on_end(self, forker: Forker, command: Command, request: StartRequest, exit_: Exit) -> None:
+    def _on_end(self, forker: Forker, start: _Start, exit_: Exit) -> None:
         forker.release()
-        if not isinstance(command.program, PythonProgram) or not exit_.modules:
+        start.place.touch()
+        if not isinstance(start.command.program, PythonProgram) or not exit_.modules:
             return
-        learned = self._learned_file(request.workspace, command.executable)
+        learned = self._learned_file(start)
         before = learned.value.preload
         learned.update(learned.value.with_modules(exit_.modules))
+        request = start.request
         if request.warm and not request.preload and learned.value.preload != before:
-            self._spawn(self.prepare(request))
+            self._spawn(self._warm(start, start.command.program))
 
-    def _learned_file(self, workspace: bytes, interpreter: bytes) -> LearnedFile:
+    async def _warm(self, start: _Start, program: PythonProgram) -> None:
+        """With what a run has taught."""
+        with contextlib.suppress(ForkerFailed):
+            self._wanted(start, program)
+
+    def _learned_file(self, start: _Start) -> LearnedFile:
+        workspace = start.request.workspace
+        interpreter = start.place.learned_as + start.command.executable
         key = (workspace, interpreter)
         if key not in self._learned:
             if len(self._learned) >= _MAX_LEARNED_FILES:
@@ -343,25 +398,36 @@ class Spawner:
             self._learned[key] = LearnedFile(self._state_dir, workspace, interpreter)
         return self._learned[key]
 
-    def _containment(self) -> dict[str, Any]:
-        return {"level": self.level, "user_namespace": self._user_namespace}
-
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-def _resolve(request: StartRequest) -> Command:
-    local_root = None if request.local_root is None else Path(os.fsdecode(request.local_root))
-    workspace = Path(os.fsdecode(request.workspace))
-    return resolve_command(
-        request.argv, request.env, request.cwd, workspace, local_root, own_prefix()
-    )
+def _message(start: _Start, origin: _Origin) -> dict[str, Any]:
+    command, request = start.command, start.request
+    program = None if origin.is_cold else command.program
+    assert program is None or isinstance(program, PythonProgram)
+    return {
+        "mode": "exec" if program is None else program.mode,
+        "target": "" if program is None else wire.text_of(program.target),
+        "args": [] if program is None else [wire.text_of(arg) for arg in program.args],
+        "argv": [wire.text_of(argument) for argument in command.argv],
+        "env": {name: wire.text_of(value) for name, value in command.env.items()},
+        "cwd": wire.text_of(request.cwd),
+        "tty": request.tty,
+        "executable": wire.text_of(command.executable),
+        "workspace": wire.text_of(request.workspace),
+        "path_map": _path_map(request),
+        "drop_capabilities": origin.place.user_namespace,
+        "identity": origin.place.identity,
+    }
 
 
-def _key(command: Command, program: PythonProgram, request: StartRequest) -> Key:
-    return Key.of(command.executable, program.flags, command.env, request.cwd, request.workspace)
+def _key(start: _Start, program: PythonProgram) -> Key:
+    command, request = start.command, start.request
+    cwd, workspace = request.cwd, request.workspace
+    return Key.of(command.executable, program.flags, command.env, cwd, workspace)
 
 
 def _path_map(request: StartRequest) -> list[list[str]]:

@@ -27,7 +27,8 @@ def start_request(
     stdio: Stdio | None = None,
 ) -> StartRequest:
     """`cwd` is the workspace's folder; without `stdio`, for preparing a start only."""
-    env = {} if spec.env_is_whole else {os.fsdecode(k): v for k, v in os.environb.items()}
+    is_clean = spec.env_is_whole or spec.container is not None
+    env = {} if is_clean else {os.fsdecode(k): v for k, v in os.environb.items()}
     env |= spec.env
     env["DEVLOOP_RUN"] = b"%d" % number
     # The shell's own PWD names a folder on the laptop.
@@ -45,4 +46,5 @@ def start_request(
         preload=spec.preload,
         workspace=os.fsencode(cwd),
         local_root=local_root,
+        container=spec.container,
     )

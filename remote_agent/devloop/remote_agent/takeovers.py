@@ -20,23 +20,29 @@ class Takeovers:
     """The tasks that serve attachments, by what they are attached to and for whom."""
 
     def __init__(self) -> None:
-        self._serving: dict[tuple[str, int, str], asyncio.Task[object]] = {}
+        self._inside: dict[tuple[str, int, str], list[asyncio.Task[object]]] = {}
 
     @contextlib.asynccontextmanager
     async def only_one(self, workspace_id: str, run: int, owner: str) -> AsyncIterator[None]:
-        """For the current task: an older one is cancelled, and has ended when this is entered."""
+        """For the current task: older ones are cancelled, and have ended when this is entered."""
         if not owner:
             yield
             return
         key = (workspace_id, run, owner)
         me = asyncio.current_task()
         assert me is not None
-        older, self._serving[key] = self._serving.get(key), me
+        inside = self._inside.setdefault(key, [])
+        # All of them: the one before this may itself still wait for an older one.
+        older = list(inside)
+        inside.append(me)
         try:
-            if older is not None:
-                older.cancel()
-                await asyncio.wait([older])
+            for task in older:
+                if not task.cancelling():  # a second time would disturb it as it cleans up
+                    task.cancel()
+            if older:
+                await asyncio.wait(older)
             yield
         finally:
-            if self._serving.get(key) is me:
-                del self._serving[key]
+            inside.remove(me)
+            if not inside and self._inside.get(key) is inside:
+                del self._inside[key]

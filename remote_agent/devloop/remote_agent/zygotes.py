@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .forker import Forker, ForkerFailed
+from .signature import signature_of
 from .zygote.wire import text_of
 
 if TYPE_CHECKING:
@@ -71,9 +72,20 @@ def session_free(env: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 class ZygotePool:
-    def __init__(self, configuration: Callable[[], dict[str, Any]]) -> None:
-        """`configuration`: the level of containment, for each zygote's first message."""
+    def __init__(
+        self,
+        configuration: Callable[[], dict[str, Any]],
+        start: Callable[[list[bytes], dict[bytes, bytes], bytes], Forker] = Forker.start,
+        hook: str = str(_HOOK),
+        signature: Callable[[str], list[int]] = signature_of,
+    ) -> None:
+        """`configuration`: the level of containment, for each zygote's first message. The others
+        differ in a container: how interpreters start, where they find the program, and what
+        became of a file that they have imported."""
         self._configuration = configuration
+        self._start_one = start
+        self._hook = hook
+        self._signature = signature
         self._zygotes: OrderedDict[Key, Forker] = OrderedDict()
         self._failures: dict[Key, tuple[float, ForkerFailed]] = {}
         self._all: set[Forker] = set()
@@ -99,6 +111,15 @@ class ZygotePool:
         self._zygotes.clear()
         return ending
 
+    @property
+    def is_used(self) -> bool:
+        return any(zygote.is_used for zygote in self._all)
+
+    def watched_paths(self) -> list[str]:
+        """What the freshness of the ready zygotes hangs on."""
+        ready = [zygote for zygote in self._zygotes.values() if zygote.is_ready]
+        return list({path for zygote in ready for path in zygote.loaded.result()["watched"]})
+
     def memory_bytes(self) -> int:
         """Of all zygotes, as they measured it after their imports."""
         ready = [zygote for zygote in self._all if zygote.is_ready]
@@ -106,7 +127,7 @@ class ZygotePool:
 
     def _start(self, key: Key, env: Mapping[str, bytes]) -> Forker:
         try:
-            zygote = Forker(_command(key), _environment(env), key.cwd)
+            zygote = self._start_one(_command(key), _environment(env, self._hook), key.cwd)
         except ForkerFailed as failure:
             self._failures[key] = (time.monotonic(), failure)
             raise
@@ -141,7 +162,7 @@ class ZygotePool:
         if not zygote.is_ready:
             return True
         watched: dict[str, list[int]] = zygote.loaded.result()["watched"]
-        return all(_signature(path) == stat for path, stat in watched.items())
+        return all(self._signature(path) == stat for path, stat in watched.items())
 
     def _evict(self) -> None:
         while len(self._zygotes) > MAX_ZYGOTES:
@@ -154,21 +175,13 @@ def _command(key: Key) -> list[bytes]:
     return [key.interpreter, *key.flags, b"-m", b"devloop-zygote"]
 
 
-def _environment(env: Mapping[str, bytes]) -> dict[bytes, bytes]:
+def _environment(env: Mapping[str, bytes], hook_folder: str) -> dict[bytes, bytes]:
     """The hook finds the socket and the user's PYTHONPATH in DEVLOOP_ZYGOTE, and restores them."""
     path = env.get("PYTHONPATH")
-    hook = str(_HOOK).encode("utf-8", "surrogateescape")
+    hook = hook_folder.encode("utf-8", "surrogateescape")
     names = {name.encode("utf-8", "surrogateescape"): v for name, v in session_free(env).items()}
     return {
         **names,
         b"PYTHONPATH": hook + (b":" + path if path else b""),
         b"DEVLOOP_ZYGOTE": b"{fd}:%d:%b" % (path is not None, path or b""),
     }
-
-
-def _signature(path: str) -> list[int]:
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return []
-    return [found.st_ino, found.st_size, found.st_mtime_ns]

@@ -12,9 +12,9 @@ import os
 import signal
 import socket
 import termios
-from typing import Any, Dict, List, Mapping, NoReturn
+from typing import Any, Dict, List, Mapping, NoReturn, Optional
 
-from . import kernel, wire, words
+from . import contain, kernel, wire, words
 
 Request = Dict[str, Any]
 
@@ -45,6 +45,17 @@ def exec_request(sock: socket.socket, request: Request, note: str = "") -> NoRet
         _fail(sock, error, "exec")
 
 
+def become(identity: Optional[Mapping[str, Any]]) -> None:
+    """A change of user makes the kernel forget the parent-death signal; it is asked for again."""
+    if identity is None:
+        return
+    if os.geteuid() == 0:
+        os.setgroups(identity["groups"])
+    os.setgid(identity["gid"])
+    os.setuid(identity["uid"])
+    contain.die_with_parent()
+
+
 def _settle(request: Request, stdio: List[int]) -> None:
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
@@ -54,6 +65,7 @@ def _settle(request: Request, stdio: List[int]) -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     if request["drop_capabilities"]:
         kernel.drop_capabilities()
+    become(request.get("identity"))
     os.environb.clear()
     os.environb.update(_environment(request))
     os.chdir(wire.bytes_of(request["cwd"]))

@@ -37,7 +37,7 @@ class Parent:
         page = report.Page()
         pid = contain.fork_contained(self.level, self._own_namespace)
         if pid == 0:
-            self._close_in_fork(to_child, to_init)
+            self.close_in_fork(to_child, to_init)
             return _fork_program(self.level, request, orders, page)
         self._announce(pid, to_child, to_init)
         for sock in (to_child, request, to_init, orders):
@@ -45,22 +45,27 @@ class Parent:
         page.close()
         return None
 
-    def reap(self, pidfd: int) -> None:
-        os.waitpid(self._inits.pop(pidfd), 0)
-        os.close(pidfd)
-
-    def _announce(self, pid: int, to_child: socket.socket, to_init: socket.socket) -> None:
+    def adopt(self, pid: int) -> int:
+        """A child that is no init: it is reaped like one. Returns its pidfd, which is lent."""
         pidfd = kernel.pidfd_open(pid)
         self._inits[pidfd] = pid
-        fds = [to_child.fileno(), to_init.fileno(), pidfd]
-        wire.send(self.control, {"event": words.BORN}, fds)
+        return pidfd
 
-    def _close_in_fork(self, *agents_ends: socket.socket) -> None:
+    def close_in_fork(self, *agents_ends: socket.socket) -> None:
         """A copy of the agent's end kept open would hide the agent's death."""
         for sock in (self.control, *agents_ends):
             sock.close()
         for fd in (self._own_namespace, *self._inits):
             os.close(fd)
+
+    def reap(self, pidfd: int) -> None:
+        os.waitpid(self._inits.pop(pidfd), 0)
+        os.close(pidfd)
+
+    def _announce(self, pid: int, to_child: socket.socket, to_init: socket.socket) -> None:
+        pidfd = self.adopt(pid)
+        fds = [to_child.fileno(), to_init.fileno(), pidfd]
+        wire.send(self.control, {"event": words.BORN}, fds)
 
 
 def _fork_program(

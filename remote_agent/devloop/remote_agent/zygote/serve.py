@@ -8,7 +8,7 @@ import signal
 import socket
 from typing import Any, Callable, Dict, Optional
 
-from . import contain, wire, words
+from . import contain, launch, wire, words
 from .pair import Parent, Waiting
 
 
@@ -21,8 +21,13 @@ def configured(control: socket.socket) -> Dict[str, Any]:
     return received.message
 
 
-def serve(control: socket.socket, level: str, after_fork: Callable[[], Any]) -> Waiting:
-    """Returns in each child, and never in the process that called it."""
+def serve(
+    control: socket.socket, level: str, after_fork: Callable[[], Any], launches: bool = False
+) -> Waiting:
+    """Returns in each child, and never in the process that called it.
+
+    `launches`: it starts zygotes too, as the spawner in a container does.
+    """
     parent = Parent(control, level)
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -32,7 +37,7 @@ def serve(control: socket.socket, level: str, after_fork: Callable[[], Any]) -> 
                 poll.unregister(fd)
                 parent.reap(fd)
                 continue
-            waiting = _obey(parent)
+            waiting = _obey(parent, launches)
             if waiting is not None:
                 return waiting
             _watch_inits(poll, parent)
@@ -50,12 +55,14 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _obey(parent: Parent) -> Optional[Waiting]:
+def _obey(parent: Parent, launches: bool) -> Optional[Waiting]:
     received = wire.receive(parent.control)
     if received is None:
         os._exit(0)
     if received.message["op"] == words.PAIR:
         return parent.fork_pair()
+    if received.message["op"] == words.LAUNCH and launches:
+        launch.launch(parent, received)
     return None
 
 

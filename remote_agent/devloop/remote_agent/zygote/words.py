@@ -11,6 +11,9 @@ PROCESS_GROUP = "process group"
 #   pair       {}                       fork one more pair ahead
 CONFIGURE = "configure"
 PAIR = "pair"
+#   launch     {number, argv, env, cwd, identity} + fds [control socket, log]; to the spawner in a
+#              container, which starts a zygote's interpreter there
+LAUNCH = "launch"
 
 # Spawner or zygote to agent.
 #   loaded     {level, user_namespace, hint} from the spawner;
@@ -24,10 +27,13 @@ REFUSED = "refused"
 UNSAFE = "unsafe"
 BORN = "born"
 STALE = "stale"
+#   launched   {number, error} + fds [pidfd], none with an error
+LAUNCHED = "launched"
 
 # Agent to child, once, with fds [stdin, stdout, stderr].
 #   {mode: "exec" | "script" | "module" | "code", argv, env, cwd, tty, target, args,
-#    executable, workspace, path_map: [[from, to]], drop_capabilities}
+#    executable, workspace, path_map: [[from, to]], drop_capabilities,
+#    identity: {uid, gid, groups} to become, in a container}
 # Child to agent, then the socket closes; a close without a message is a successful exec.
 #   running    {}                       a Python program is about to start in this process
 #   cold       {note}                   it does not start in this process: exec follows

@@ -1,0 +1,150 @@
+"""A spec as the config of an OCI runtime. Pure: looks at no file.
+
+Follows the OCI runtime specification 1.0.2, config.md and config-linux.md. The container's first
+process is the pause program, without any capability; runs are started by the spawner that
+goes in later (`inside`), with `RUN_CAPABILITIES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .caches import cache_mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from .devices import Devices
+    from .spec import ContainerSpec
+
+__all__ = ["INSIDE", "RUN_CAPABILITIES", "Stage", "oci_config"]
+
+# Where devloop's own files are in every container.
+INSIDE = "/run/devloop"
+
+# Docker's list less what runs have no use for: MKNOD (the mounts are nodev), NET_RAW (the box's own
+# network is the default), SETFCAP, SETPCAP and AUDIT_WRITE.
+RUN_CAPABILITIES = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_FOWNER": 3,
+    "CAP_FSETID": 4,
+    "CAP_KILL": 5,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_NET_BIND_SERVICE": 10,
+    "CAP_SYS_CHROOT": 18,
+}
+
+_MASKED = (
+    *(f"/proc/{name}" for name in ("acpi", "asound", "kcore", "keys", "latency_stats")),
+    *(f"/proc/{name}" for name in ("sched_debug", "scsi", "timer_list", "timer_stats")),
+    *("/sys/firmware", "/sys/devices/virtual/powercap"),
+)
+_READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The folders that a keeper prepares, all below one that is mounted for it alone."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "root"
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+    @property
+    def inside(self) -> Path:
+        """What the container sees as INSIDE."""
+        return self.folder / "inside"
+
+
+def oci_config(
+    spec: ContainerSpec,
+    stage: Stage,
+    *,
+    program: Path,
+    devices: Devices,
+    seccomp: dict[str, Any] | None,
+    hostname: str,
+    cgroup: str,
+    host_files: Sequence[str] = (),
+) -> dict[str, Any]:
+    """config.json. `program`: the folder of the zygote program, `cgroup`: its path below each
+    hierarchy's root, `host_files`: files of the box's that it shows at the same place."""
+    namespaces = ["pid", "mount", "ipc", "uts"]
+    if spec.network == "isolated":
+        namespaces.append("network")
+    linux: dict[str, Any] = {
+        "namespaces": [{"type": kind} for kind in namespaces],
+        "maskedPaths": list(_MASKED),
+        "readonlyPaths": list(_READ_ONLY),
+        "rootfsPropagation": "private",
+        "cgroupsPath": cgroup,
+        "devices": [device.oci() for device in devices.nodes],
+    }
+    if seccomp is not None:
+        linux["seccomp"] = seccomp
+    return {
+        "ociVersion": "1.0.2",
+        "process": _pause_process(),
+        "root": {"path": str(stage.root), "readonly": False},
+        "hostname": hostname,
+        "mounts": [
+            *_kernel_mounts(spec.shm_bytes),
+            *(_bound(path, path, "ro") for path in host_files),
+            _bound(str(stage.inside), INSIDE, "ro"),
+            _bound(str(program), f"{INSIDE}/zygote", "ro"),
+            *(_bound(str(path), target, "rw") for path, target in cache_mounts(spec.caches)),
+            *(_bound(str(path), str(target), "ro") for path, target in devices.files),
+            _bound(str(spec.workspace), spec.target, "rw"),
+            *(
+                _bound(str(mount.source), mount.target, "ro" if mount.read_only else "rw")
+                for mount in spec.mounts
+            ),
+        ],
+        "linux": linux,
+    }
+
+
+def _pause_process() -> dict[str, Any]:
+    return {
+        "terminal": False,
+        "user": {"uid": 0, "gid": 0},
+        "args": [f"{INSIDE}/pause"],
+        "env": ["PATH=/"],
+        "cwd": "/",
+        "capabilities": {
+            kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
+        },
+        "noNewPrivileges": True,
+    }
+
+
+def _kernel_mounts(shm_bytes: int) -> list[dict[str, Any]]:
+    """/dev alone may hold devices: nobody in the container may make one there."""
+    plain = ["nosuid", "noexec", "nodev"]
+    devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+    return [
+        _mount("/proc", "proc", "proc", plain),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount("/dev/pts", "devpts", "devpts", devpts),
+        _mount("/dev/shm", "tmpfs", "shm", ["nosuid", "nodev", "mode=1777", f"size={shm_bytes}"]),
+        _mount("/dev/mqueue", "mqueue", "mqueue", plain),
+        _mount("/sys", "sysfs", "sysfs", [*plain, "ro"]),
+    ]
+
+
+def _bound(source: str, target: str, access: str) -> dict[str, Any]:
+    return _mount(target, "bind", source, ["rbind", access, "nosuid", "nodev", "rprivate"])
+
+
+def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": options}

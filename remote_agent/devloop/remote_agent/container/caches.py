@@ -1,0 +1,48 @@
+"""What is downloaded or compiled once and kept across containers: one folder a user of the box.
+
+Owns the caches' names, and the variables that point there. Knows nothing of what they hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["CACHES", "cache_env", "cache_mounts", "make_caches"]
+
+_TARGET = "/run/devloop/caches"
+
+# The folder of each, and the variable by which its owner finds it.
+CACHES = {
+    "pip": "PIP_CACHE_DIR",
+    "huggingface": "HF_HOME",
+    "torch": "TORCH_HOME",
+    "triton": "TRITON_CACHE_DIR",
+    "inductor": "TORCHINDUCTOR_CACHE_DIR",
+}
+
+
+def make_caches(folder: Path) -> None:
+    """The user of an image may be anybody: the folder around them is what keeps others out."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in CACHES:
+        cache = folder / name
+        cache.mkdir(exist_ok=True)
+        cache.chmod(0o1777)
+
+
+def cache_mounts(folder: Path | None) -> Iterator[tuple[Path, str]]:
+    """Each cache's folder on the box, and in the container."""
+    if folder is not None:
+        for name in CACHES:
+            yield folder / name, f"{_TARGET}/{name}"
+
+
+def cache_env(folder: Path | None) -> dict[str, str]:
+    """Below whatever the image or the user says of these variables."""
+    if folder is None:
+        return {}
+    return {variable: f"{_TARGET}/{name}" for name, variable in CACHES.items()}

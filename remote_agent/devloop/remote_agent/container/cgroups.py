@@ -1,0 +1,101 @@
+"""Limits on what a container takes, where this box's control groups allow them.
+
+Owns one group a container in each hierarchy that is needed: version 2, or version 1, or both side
+by side. Where there is none, there are no limits, and `missing_limits` says so. Groups end empty,
+with their container; who removes them is whoever outlives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["join", "limit_files", "missing_limits", "open_groups", "remove_groups"]
+
+_TOP = Path("/sys/fs/cgroup")
+_PERIOD_US = 100_000
+
+
+def limit_files(memory_bytes: int, cpus: float, processes: int) -> list[list[str]]:
+    """[controller, file of version 2, value, file of version 1, value] for each limit asked for."""
+    quota = int(cpus * _PERIOD_US)
+    wanted = []
+    if memory_bytes:
+        size = str(memory_bytes)
+        wanted.append(["memory", "memory.max", size, "memory.limit_in_bytes", size])
+    if cpus:
+        both = f"{quota} {_PERIOD_US}"
+        wanted.append(["cpu", "cpu.max", both, "cpu.cfs_quota_us", str(quota)])
+    if processes:
+        wanted.append(["pids", "pids.max", str(processes), "pids.max", str(processes)])
+    return wanted
+
+
+def open_groups(name: str, limits: Iterable[Iterable[str]]) -> list[int]:
+    """Makes the groups; returns descriptors of files that take a pid. Raises OSError for a limit
+    that this box has a controller for and does not set."""
+    opened: dict[Path, int] = {}
+    for controller, file2, value2, file1, value1 in limits:
+        found = _hierarchy(controller)
+        if found is None:
+            continue
+        top, version = found
+        group = top / name.strip("/")
+        group.mkdir(exist_ok=True)
+        (group / (file2 if version == 2 else file1)).write_text(value2 if version == 2 else value1)
+        if group not in opened:
+            opened[group] = os.open(group / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    return list(opened.values())
+
+
+def join(files: Iterable[int], pid: int) -> None:
+    for fd in files:
+        os.write(fd, b"%d" % pid)
+
+
+def missing_limits(limits: Iterable[Iterable[str]]) -> list[str]:
+    """The controllers that were asked for, and that this box does not have."""
+    return [controller for controller, *_ in limits if _hierarchy(controller) is None]
+
+
+def remove_groups(prefix: str) -> None:
+    """All whose names begin so and in which nobody lives."""
+    for top in _tops():
+        for group in top.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+
+
+def _hierarchy(controller: str) -> tuple[Path, int] | None:
+    """Where groups of that controller are made, and the hierarchy's version."""
+    for top in (_TOP, _TOP / "unified"):
+        if controller in _words(top / "cgroup.controllers"):
+            return (top, 2) if _delegated(top, controller) else None
+    top = _TOP / controller
+    return (top, 1) if (top / "cgroup.procs").exists() else None
+
+
+def _delegated(top: Path, controller: str) -> bool:
+    file = top / "cgroup.subtree_control"
+    if controller not in _words(file):
+        with contextlib.suppress(OSError):
+            file.write_text(f"+{controller}")
+    return controller in _words(file)
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _tops() -> Iterator[Path]:
+    yield _TOP
+    for path in _TOP.glob("*/cgroup.procs"):
+        yield path.parent

@@ -1,0 +1,112 @@
+"""The process that serves an image's missing files (`cafs.fuse`), as its keeper sees it.
+
+Owns the process and its mount's connection. Knows nothing of what it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devloop.cafs.errors import DevloopError
+
+from . import locked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FileServer", "NotServed"]
+
+_READY_S = 20.0
+_CLOSE_S = 2.0
+_READ_BYTES = 1 << 16
+_CONNECTIONS = "/sys/fs/fuse/connections"
+
+
+class NotServed(DevloopError):
+    """The file server does not start, so that missing files of the image cannot be read."""
+
+    hint = "`devloop doctor` says what this box allows"
+
+
+class FileServer:
+    def __init__(self, order: dict[str, Any], target: Path) -> None:
+        """`order`: {command, env, request}; it serves at `target`, a directory."""
+        self._order = order
+        self._target = target
+        self._pid = -1
+        self._stdin = -1
+        self._connection = ""
+        self._unsaid = b""
+        self.says = -1
+
+    def start(self) -> None:
+        """Returns when files can be read. Raises NotServed."""
+        request, self._stdin = os.pipe()
+        self.says, answer = os.pipe()
+        command = self._order["command"]
+        actions = [(os.POSIX_SPAWN_DUP2, request, 0), (os.POSIX_SPAWN_DUP2, answer, 1)]
+        self._pid = os.posix_spawn(command[0], command, self._order["env"], file_actions=actions)
+        os.close(request)
+        os.close(answer)
+        message = {**self._order["request"], "mountpoint": str(self._target)}
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._stdin, json.dumps(message).encode() + b"\n")
+        self._await_ready()
+        self._note_connection()
+
+    def tell(self, say: Callable[[dict[str, Any]], None]) -> bool:
+        """Passes on what it says, a JSON object a line. False when it has ended."""
+        data = os.read(self.says, _READ_BYTES)
+        *lines, self._unsaid = (self._unsaid + data).split(b"\n")
+        for line in lines:
+            say({"event": "served", "line": line.decode("utf-8", "replace")})
+        return bool(data)
+
+    def abort(self) -> None:
+        """Whoever waits for it gets an error, at once and from now on."""
+        if self._connection:
+            with contextlib.suppress(OSError):
+                Path(self._connection, "abort").write_text("1")
+
+    def close(self) -> None:
+        """It ends at the end of its input, by itself or not."""
+        if self._pid < 0:
+            return
+        os.close(self._stdin)
+        pidfd = os.pidfd_open(self._pid)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(_CLOSE_S * 1000):
+            self.abort()
+            os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(pidfd)
+        self._pid = -1
+
+    def _await_ready(self) -> None:
+        poll = select.poll()
+        poll.register(self.says, select.POLLIN)
+        end = time.monotonic() + _READY_S
+        while b"ready\n" not in self._unsaid:
+            if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                raise NotServed("the file server of the image does not get ready")
+            data = os.read(self.says, _READ_BYTES)
+            if not data:
+                last = self._unsaid.decode("utf-8", "replace").strip().rpartition("\n")[2]
+                raise NotServed(f"the file server of the image has ended: {last or 'no word'}")
+            self._unsaid += data
+        self._unsaid = self._unsaid.partition(b"ready\n")[2]
+
+    def _note_connection(self) -> None:
+        """Now, while it answers: a look at a mount whose server is stuck would hang, too."""
+        if not os.listdir(_CONNECTIONS):
+            with contextlib.suppress(OSError):
+                locked.mount("none", _CONNECTIONS, "fusectl", locked.MS_NOSUID | locked.MS_NODEV)
+        self._connection = f"{_CONNECTIONS}/{os.minor(os.stat(self._target).st_dev)}"

@@ -1,0 +1,293 @@
+"""The process that owns one container, from its first mount to the end of its last process.
+
+Everything of a container is bound to this process by the kernel: its mounts are in a mount
+namespace of its own, the first process inside reads a socket that only this one holds open, and the
+runtime's records are on a tmpfs that nobody else sees. So a SIGKILL here leaves nothing but the
+folder of the writable layer, which the agent removes (`pool`). It ends with its agent, whose socket
+it reads.
+
+The agent starts it ahead of time: it loads what it needs and waits for its one job.
+
+    job       {folder, upper, root, config, runtime, kind, program, cgroup, limits, groups,
+               capabilities, seccomp, namespaces, inside: [folder], files: [name]}
+               + fds [control of the spawner inside, questions, log]; made by `job`
+    → started {pause} + fds [pidfd of the first process, pidfd of the spawner inside]
+    → failed  {message, hint}
+    → served  {line}                    what the file server says of itself, JSON
+    → ended   {why}
+    abort     {}                        readers of files that nobody serves get an error
+    end       {}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.mount import enter_private_namespace
+from devloop.remote_agent.zygote import kernel, wire
+
+from . import cgroups, locked, roots
+from .fileserver import FileServer
+from .inside import Inside, start_inside
+
+__all__ = ["main"]
+
+_RUNTIME_TIMEOUT_S = 20.0
+# For the kernel to end every process of a container; then readers of a dead file server are freed.
+_END_S = 2.0
+_AFTER_ABORT_S = 3.0
+_LOG_BYTES = 4096
+
+
+class NotStarted(DevloopError):
+    """This box does not start that container."""
+
+    hint = "`devloop doctor` says what this box allows"
+
+
+class Keeper:
+    def __init__(self, agent: socket.socket, job: dict[str, Any], fds: list[int]) -> None:
+        self._agent = agent
+        self._job = job
+        self._fds = fds
+        self._stage = Path(job["folder"]) / "stage"
+        self._server: FileServer | None = None
+        self._pause_fd = self._spawner_fd = -1
+        self._life, self._pauses_end = socket.socketpair()
+
+    def start(self) -> None:
+        """Raises OSError or DevloopError; `end` is to be called in any case."""
+        job = self._job
+        kernel.become_subreaper()
+        self._lock_layer()
+        joins = cgroups.open_groups(job["cgroup"], job["groups"])
+        enter_private_namespace()
+        self._prepare_stage()
+        self._mount_root()
+        _show_cgroup2(job["kind"])
+        pause = self._run_runtime()
+        self._pause_fd = os.pidfd_open(pause)
+        cgroups.join(joins, pause)
+        self._spawner_fd = os.pidfd_open(self._start_inside(joins))
+        for fd in (*joins, *self._fds):
+            os.close(fd)
+        pidfds = [self._pause_fd, self._spawner_fd]
+        wire.send(self._agent, {"event": "started", "pause": pause}, pidfds)
+
+    def watch(self) -> str:
+        """Returns why the container must end."""
+        poll = select.poll()
+        reasons = {self._pause_fd: "its first process was killed", self._spawner_fd: ""}
+        reasons[self._spawner_fd] = "the spawner in it was killed"
+        for fd in (self._agent.fileno(), *reasons):
+            poll.register(fd, select.POLLIN)
+        if self._server is not None:
+            poll.register(self._server.says, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd in reasons:
+                    return reasons[fd]
+                if fd != self._agent.fileno():
+                    assert self._server is not None
+                    if not self._server.tell(self._say):
+                        return "its file server has ended"
+                elif not self._obey():
+                    return ""
+
+    def end(self, why: str = "") -> None:
+        """Returns when nothing of the container is left, or what is left cannot be ended."""
+        if self._pause_fd >= 0:
+            self._kill_and_wait()
+        if self._server is not None:
+            self._server.close()
+        with contextlib.suppress(OSError):
+            self._say({"event": "ended", "why": why})
+
+    def _kill_and_wait(self) -> None:
+        """The namespace's first process ends when all others in it are reaped: the spawner is this
+        process's child."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pause_fd, signal.SIGKILL)
+        if self._reaped(_END_S) or self._server is None:
+            return
+        self._server.abort()
+        self._reaped(_AFTER_ABORT_S)
+
+    def _reaped(self, timeout_s: float) -> bool:
+        """False when something of the container still lives."""
+        for fd in (self._spawner_fd, self._pause_fd):
+            if fd >= 0:
+                if not _ended(fd, timeout_s):
+                    return False
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, fd, os.WEXITED)
+        return True
+
+    def _obey(self) -> bool:
+        """False when the container is to end: by order, or because the agent is gone."""
+        received = wire.receive(self._agent)
+        if received is None or received.message["op"] == "end":
+            return False
+        if received.message["op"] == "abort" and self._server is not None:
+            self._server.abort()
+        return True
+
+    def _say(self, message: dict[str, Any]) -> None:
+        wire.send(self._agent, message)
+
+    # -- steps of the start
+
+    def _lock_layer(self) -> None:
+        """A kept layer belongs to one container at a time; the lock ends with this process."""
+        upper = self._job["upper"]
+        if upper is None:
+            return
+        fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NotStarted(
+                f"the container layer {os.path.basename(upper)!r} is in use",
+                hint="stop the run that uses it, or give this project's container another name",
+            ) from None
+
+    def _prepare_stage(self) -> None:
+        stage, job = self._stage, self._job
+        stage.mkdir(exist_ok=True)
+        locked.mount(
+            "devloop", str(stage), "tmpfs", locked.MS_NOSUID | locked.MS_NODEV, "mode=0700"
+        )
+        for name in ("root", "bundle", "state", "files", "inside"):
+            (stage / name).mkdir()
+        inside = stage / "inside"
+        inside.chmod(0o755)
+        for name in job["inside"]:
+            (inside / name).mkdir(parents=True, exist_ok=True)
+        for name in job["files"]:
+            (inside / name).parent.mkdir(parents=True, exist_ok=True)
+            (inside / name).touch()
+        pause = inside / "pause"
+        pause.write_bytes(bytes.fromhex(job["program"]))
+        pause.chmod(0o555)
+        (stage / "bundle" / "config.json").write_text(json.dumps(job["config"]))
+
+    def _mount_root(self) -> None:
+        folder = Path(self._job["upper"] or self._job["folder"])
+        upper, work = folder / "upper", folder / "work"
+        for path in (upper, work):
+            path.mkdir(exist_ok=True)
+        upper.chmod(0o755)
+        root = self._job["root"]
+        served = None
+        if root.get("server"):
+            served = self._stage / "files"
+            self._server = FileServer(root["server"], served)
+            self._server.start()
+        volatile = self._job["upper"] is None
+        roots.mount(root, served, upper, work, self._stage / "root", volatile=volatile)
+
+    def _run_runtime(self) -> int:
+        """The pid of the container's first process."""
+        stage, job = self._stage, self._job
+        pid_file = stage / "pid"
+        argv = [job["runtime"], "--root", str(stage / "state")]
+        if job["kind"] == "crun":
+            argv.append("--cgroup-manager=disabled")
+        argv += ["run", "--detach", "--no-new-keyring", "--pid-file", str(pid_file)]
+        argv += ["--bundle", str(stage / "bundle"), job["cgroup"].strip("/")]
+        log = os.memfd_create("devloop-runtime", os.MFD_CLOEXEC)
+        status = _run(argv, self._pauses_end.fileno(), log)
+        self._pauses_end.close()
+        if status:
+            raise NotStarted(f"{job['kind']} does not start the container: {_said(log)}")
+        os.close(log)
+        return int(pid_file.read_text())
+
+    def _start_inside(self, joins: list[int]) -> int:
+        job = self._job
+        control, questions, log = self._fds
+        inside = Inside(
+            control=socket.socket(fileno=os.dup(control)),
+            questions=socket.socket(fileno=os.dup(questions)),
+            log=log,
+            capabilities=job["capabilities"],
+            seccomp=bytes.fromhex(job["seccomp"]),
+            limits=job["limits"],
+            namespaces=job["namespaces"],
+            joins=joins,
+        )
+        try:
+            return start_inside(self._pause_fd, inside)
+        finally:
+            inside.control.close()
+            inside.questions.close()
+
+
+def _show_cgroup2(kind: str) -> None:
+    """crun refuses hybrid cgroups where it sees them, and has nothing to do with any here."""
+    if kind == "crun" and not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        flags = locked.MS_NOSUID | locked.MS_NODEV | locked.MS_NOEXEC
+        with contextlib.suppress(OSError):
+            locked.mount("none", "/sys/fs/cgroup", "cgroup2", flags)
+
+
+def _run(argv: list[str], stdin: int, log: int) -> int:
+    """The exit status; it is killed when it takes too long."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
+    actions.append((os.POSIX_SPAWN_DUP2, log, 2))
+    env = {"PATH": os.defpath, "LC_ALL": "C"}
+    pid = os.posix_spawn(argv[0], argv, env, file_actions=actions)
+    os.close(null)
+    pidfd = os.pidfd_open(pid)
+    if not _ended(pidfd, _RUNTIME_TIMEOUT_S):
+        os.kill(pid, signal.SIGKILL)
+    os.close(pidfd)
+    return os.waitpid(pid, 0)[1]
+
+
+def _ended(pidfd: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    end = time.monotonic() + timeout_s
+    while not (found := poll.poll(max(0.0, end - time.monotonic()) * 1000)):
+        if time.monotonic() >= end:
+            break
+    return bool(found)
+
+
+def _said(log: int) -> str:
+    size = os.fstat(log).st_size
+    text = os.pread(log, _LOG_BYTES, max(0, size - _LOG_BYTES)).decode("utf-8", "replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def main(control_fd: int) -> NoReturn:
+    agent = socket.socket(fileno=control_fd)
+    agent.set_inheritable(False)
+    received = wire.receive(agent)
+    if received is None:
+        os._exit(0)
+    keeper = Keeper(agent, *received)
+    why = ""
+    try:
+        keeper.start()
+        why = keeper.watch()
+    except (OSError, DevloopError) as error:
+        hint = getattr(error, "hint", NotStarted.hint)
+        with contextlib.suppress(OSError):
+            wire.send(agent, {"event": "failed", "message": str(error), "hint": hint})
+    finally:
+        keeper.end(why)
+    os._exit(0)

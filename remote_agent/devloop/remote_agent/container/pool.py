@@ -1,0 +1,208 @@
+"""The containers of one agent: which are kept warm, which end, and what a killed agent has left.
+
+Owns their folder:
+
+    CONTAINERS/live/ID      of one container: its writable layer and its keeper's mount point
+    CONTAINERS/named/NAME   a writable layer that is kept
+
+One agent uses it, which the lock of its state directory sees to. Knows nothing of runs but whether
+there are any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import secrets
+import subprocess
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from devloop.cafs.errors import DevloopError
+
+from . import cgroups
+from .container import Container, ContainerFailed, Keeper
+from .job import Box, keeper_job
+from .place import ContainerPlace
+from .runtime import KINDS, find_runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .runtime import Kind
+    from .spec import ContainerSpec
+
+__all__ = ["Containers"]
+
+MAX_CONTAINERS = 4
+IDLE_S = 1800.0
+_SWEEP_S = 30.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_REMOVAL_TIMEOUT_S = 600.0
+
+
+class Containers:
+    """One an agent; every method belongs to the thread of its event loop.
+
+    `on_served`: told each line (JSON) that the file server of a container's image says.
+    """
+
+    def __init__(self, folder: Path, *, kinds: tuple[Kind, ...] = KINDS) -> None:
+        self._folder = folder
+        self._kinds = kinds
+        # Control groups have no owner: their names tell agents apart.
+        self._tag = hashlib.blake2b(str(folder).encode(), digest_size=4).hexdigest()
+        self._box: Box | None = None
+        self._ahead: Keeper | None = None
+        self._places: dict[ContainerSpec, ContainerPlace] = {}
+        self._starting: dict[ContainerSpec, asyncio.Task[ContainerPlace]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+        self.on_served: Callable[[ContainerSpec, str], None] = lambda spec, line: None
+
+    def clear(self) -> None:
+        """Removes what a killed agent has left. Blocks; before the first container."""
+        _remove(list(self._live.glob("*")))
+        cgroups.remove_groups(f"devloop-{self._tag}-")
+
+    def warm(self) -> None:
+        """Has a keeper wait for the next container; without it, the first takes longer."""
+        if self._ahead is None:
+            self._ahead = Keeper()
+
+    async def ensure(self, spec: ContainerSpec) -> ContainerPlace:
+        """The container of `spec`, started if need be.
+
+        Raises ContainerFailed, NoRuntime, NoPause or another DevloopError that says why not.
+        """
+        place = self._places.get(spec)
+        if place is not None and place.is_alive:
+            place.touch()
+            return place
+        starting = self._starting.get(spec)
+        if starting is None:
+            starting = asyncio.ensure_future(self._start(spec))
+            self._starting[spec] = starting
+            starting.add_done_callback(partial(self._on_start, spec))
+        return await asyncio.shield(starting)
+
+    def live(self) -> list[ContainerSpec]:
+        return [spec for spec, place in self._places.items() if place.is_alive]
+
+    async def end(self, matches: Callable[[ContainerSpec], bool]) -> None:
+        """Ends the containers that match, with all their runs; returns when they have ended."""
+        ending = [place.end() for spec, place in list(self._places.items()) if matches(spec)]
+        await asyncio.gather(*ending)
+
+    async def close(self) -> None:
+        for starting in list(self._starting.values()):
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, DevloopError, OSError):
+                await starting
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self.end(lambda spec: True)
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def memory_bytes(self) -> int:
+        """What the zygotes in them hold."""
+        return sum(place.pool.memory_bytes() for place in self._places.values())
+
+    @property
+    def _live(self) -> Path:
+        return self._folder / "live"
+
+    async def _start(self, spec: ContainerSpec) -> ContainerPlace:
+        box = self._look_once()
+        _check_name(spec.name)
+        await self._make_room(spec)
+        folder = self._live / f"{self._tag}-{secrets.token_hex(4)}"
+        folder.mkdir(mode=0o700, parents=True)
+        self.warm()
+        keeper, self._ahead = self._ahead, None
+        assert keeper is not None
+        container = Container(keeper)
+        place = ContainerPlace(container, spec, box)
+        container.on_end = partial(self._on_end, spec, place, folder)
+        container.on_served = lambda line: self.on_served(spec, line)
+        try:
+            job = keeper_job(spec, box, folder, self._folder / "named")
+        except BaseException:
+            container.kill()
+            raise
+        await container.start(job, spec.image.user)
+        self._places[spec] = place
+        asyncio.get_running_loop().call_later(1.0, self._warm_if_used)
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.ensure_future(self._sweep())
+        return place
+
+    def _on_start(self, spec: ContainerSpec, task: asyncio.Task[ContainerPlace]) -> None:
+        self._starting.pop(spec, None)
+        if not task.cancelled():
+            task.exception()  # whoever waits has it; nobody need
+
+    def _warm_if_used(self) -> None:
+        if self._places:
+            self.warm()
+
+    def _look_once(self) -> Box:
+        if self._box is None:
+            self._box = Box.look(find_runtime(self._kinds))
+        return self._box
+
+    async def _make_room(self, spec: ContainerSpec) -> None:
+        """The longest unused goes; one whose layer is wanted goes first. Those in use stay."""
+        idle = [item for item in self._places.items() if not item[1].is_used]
+        idle.sort(key=lambda item: item[1].last_used_s)
+        doomed = [place for other, place in idle if spec.name and other.name == spec.name]
+        kept = [place for _, place in idle if place not in doomed]
+        surplus = len(self._places) - len(doomed) - MAX_CONTAINERS + 1
+        doomed += kept[: max(0, surplus)]
+        await asyncio.gather(*(place.end() for place in doomed))
+
+    async def _sweep(self) -> None:
+        while self._places:
+            await asyncio.sleep(_SWEEP_S)
+            now = time.monotonic()
+            for place in list(self._places.values()):
+                if place.is_used:
+                    place.touch()
+                elif now - place.last_used_s > IDLE_S:
+                    await place.end()
+
+    def _on_end(self, spec: ContainerSpec, place: ContainerPlace, folder: Path) -> None:
+        place.close()
+        if self._places.get(spec) is place:
+            del self._places[spec]
+        removal = asyncio.ensure_future(asyncio.to_thread(self._remove_one, folder))
+        self._tasks.add(removal)
+        removal.add_done_callback(self._tasks.discard)
+
+    def _remove_one(self, folder: Path) -> None:
+        _remove([folder])
+        cgroups.remove_groups(f"devloop-{folder.name}")
+
+
+def _check_name(name: str) -> None:
+    if name and not _NAME.fullmatch(name):
+        raise ContainerFailed(
+            f"not a name for a container: {name!r}",
+            hint="use letters, digits, `_`, `.` and `-`, at most 63",
+        )
+
+
+def _remove(folders: list[Path]) -> None:
+    """What a program made may be nested deeper than Python goes."""
+    if folders:
+        command = ["rm", "-rf", "--one-file-system", "--", *map(str, folders)]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, check=False, capture_output=True, timeout=_REMOVAL_TIMEOUT_S)

@@ -1,0 +1,182 @@
+"""What a container is to be: plain values, and what an image's config says of them.
+
+Owns ContainerSpec, by which containers are told apart, and the reading of OCI image configs.
+Knows nothing of mounts, runtimes and processes.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from devloop.cafs.errors import DevloopError
+
+__all__ = [
+    "BadImageConfig",
+    "ContainerSpec",
+    "ExtraMount",
+    "FolderRoot",
+    "ImageConfig",
+    "ImageRoot",
+    "Limits",
+    "Network",
+    "Root",
+    "workspace_target",
+]
+
+Network: TypeAlias = Literal["host", "isolated"]
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_WORKSPACE = "/workspace"
+# Working directories where a project's files would hide what the image needs.
+_NO_WORKSPACE = frozenset(
+    ("/", "/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr")
+)
+
+
+class BadImageConfig(DevloopError):
+    """The image's config is no OCI image config."""
+
+    hint = "the image is broken: build or push it again"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """What an image says of its runs. `working_dir` is empty when it says nothing."""
+
+    env: tuple[tuple[str, str], ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    stop_signal: str = ""
+
+    @classmethod
+    def parse(cls, data: bytes) -> ImageConfig:
+        """`data`: the OCI image config, JSON. Raises BadImageConfig.
+
+        https://github.com/opencontainers/image-spec/blob/main/config.md
+        """
+        try:
+            config = json.loads(data).get("config") or {}
+            env = [str(item).partition("=") for item in config.get("Env") or ()]
+            parsed = cls(
+                env=tuple((name, value) for name, _, value in env if name),
+                entrypoint=_words(config.get("Entrypoint")),
+                cmd=_words(config.get("Cmd")),
+                working_dir=_text(config.get("WorkingDir")),
+                user=_text(config.get("User")),
+                stop_signal=_text(config.get("StopSignal")),
+            )
+        except (ValueError, AttributeError, TypeError) as error:
+            raise BadImageConfig(f"the image's config cannot be read: {error}") from error
+        _refuse_nul(parsed)
+        return parsed
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What the image runs when nothing else is asked for."""
+        return self.entrypoint + self.cmd
+
+
+@dataclass(frozen=True, slots=True)
+class FolderRoot:
+    """A plain directory tree, which is never written to."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRoot:
+    """An index's metadata over the blobs of an image store, as `cafs.mount` mounts it.
+
+    `lazy`: blobs may be missing, so that a file server has to fetch them from `tiers`.
+    """
+
+    level: str
+    metadata: Path
+    store: Path
+    index: str
+    lazy: bool = False
+    tiers: tuple[str, ...] = ()
+    profile: str = ""
+    deadline_s: float = 30.0
+
+
+Root: TypeAlias = FolderRoot | ImageRoot
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraMount:
+    """A file or folder of the box, `target` as the container names it."""
+
+    source: Path
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """0 sets no limit. `files`: of open files of a process. `cpus`: processors' worth of time."""
+
+    memory_bytes: int = 0
+    cpus: float = 0.0
+    processes: int = 0
+    files: int = 0
+    locked_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """Two runs of equal specs share a container.
+
+    `workspace`: the project's folder on the box. `name`: the writable layer of that name is kept;
+    else it is thrown away. `caches`: the folder on the box that outlives containers, or none.
+    """
+
+    root: Root
+    image: ImageConfig
+    workspace: Path
+    mounts: tuple[ExtraMount, ...] = ()
+    network: Network = "host"
+    shm_bytes: int = 1 << 30
+    limits: Limits = Limits()
+    name: str = ""
+    gpus: bool = True
+    caches: Path | None = None
+
+    @property
+    def target(self) -> str:
+        """Where the workspace is in the container: every run's folder."""
+        return workspace_target(self.image)
+
+
+def workspace_target(image: ImageConfig) -> str:
+    """The image's working directory; `/workspace` where it has none that could be covered."""
+    wanted = posixpath.normpath(posixpath.join("/", image.working_dir.lstrip("/")))
+    return DEFAULT_WORKSPACE if wanted in _NO_WORKSPACE else wanted
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list of words")
+    return tuple(map(_text, value))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _refuse_nul(config: ImageConfig) -> None:
+    texts = [part for pair in config.env for part in pair]
+    if any("\0" in text for text in (*texts, *config.command, config.working_dir, config.user)):
+        raise BadImageConfig("the image's config holds a NUL character")

@@ -1,0 +1,87 @@
+"""What a container is to be, from what a client asked for and what of its image is here.
+
+Owns nothing. Knows no process: `container` starts what comes out.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from devloop.cafs.digest import Digest
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.mount import MountLevel, probe
+
+from .container.spec import ContainerSpec, ExtraMount, FolderRoot, ImageConfig, ImageRoot, Limits
+
+if TYPE_CHECKING:
+    from .container.spec import Root
+    from .container_wish import ContainerWish
+    from .images import Images
+
+__all__ = ["MountMissing", "container_spec", "indexes_of", "mount_level"]
+
+
+class MountMissing(DevloopError):
+    """A folder that the container is to see is not on the box."""
+
+    hint = "container.mounts names paths of the box: make the folder there, or correct it"
+
+
+def container_spec(
+    wish: ContainerWish, images: Images, workspace: Path, caches: Path
+) -> ContainerSpec:
+    """Reads a few small files. Raises ImageMissing, BadImageConfig, MountMissing."""
+    image = ImageConfig.parse(images.store.config(wish.index))
+    return ContainerSpec(
+        root=_root(wish, images),
+        image=replace(image, user=wish.user) if wish.user else image,
+        workspace=workspace,
+        mounts=tuple(
+            ExtraMount(_existing(mount.source), os.fsdecode(mount.target), mount.read_only)
+            for mount in wish.mounts
+        ),
+        network="isolated" if wish.isolated_network else "host",
+        shm_bytes=wish.shm_bytes or psutil.virtual_memory().total // 2,
+        limits=Limits(memory_bytes=wish.memory_bytes, cpus=wish.cpus),
+        name=wish.keep,
+        caches=caches if wish.caches else None,
+    )
+
+
+def _root(wish: ContainerWish, images: Images) -> Root:
+    level = mount_level(images.root)
+    if level.name == "unpacked":
+        return FolderRoot(images.unpacked(wish.index))
+    return ImageRoot(
+        level=level.name,
+        metadata=images.store.metadata_path(wish.index),
+        store=images.root,
+        index=wish.index.hex(),
+        lazy=not images.store.is_complete(wish.index),
+        tiers=wish.store,
+    )
+
+
+def _existing(source: bytes) -> Path:
+    path = Path(os.fsdecode(source))
+    if not path.exists():
+        raise MountMissing(f"no {path} on this box to mount")
+    return path
+
+
+@cache
+def mount_level(images_dir: Path) -> MountLevel:
+    """The best way to mount an image here; found out once, in some 100 ms."""
+    images_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return probe(images_dir)
+
+
+def indexes_of(specs: list[ContainerSpec]) -> set[Digest]:
+    """The images that these containers need."""
+    return {Digest.fromhex(s.root.index) for s in specs if isinstance(s.root, ImageRoot)}

@@ -1,0 +1,105 @@
+"""The calls about images, from messages to `Images` and back. Part of the servicer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devloop.cafs.images import Image
+from devloop.proto.v1 import agent_pb2 as pb
+
+from .agent import InvalidRequest
+from .images import Wish
+
+if TYPE_CHECKING:
+    from .agent import Agent
+    from .images import Images
+
+__all__ = ["ensure_image", "inspect_image", "list_images", "push_image"]
+
+MAX_REFERENCE_CHARS = 4096
+MAX_PLACES = 16
+
+
+async def ensure_image(agent: Agent, request: pb.EnsureImageRequest, context: Any) -> None:
+    wish = _wish(agent, request)
+    telling = agent.images.ensure(wish, refresh=request.refresh)
+    async with contextlib.aclosing(telling) as states:
+        async for state in states:
+            if isinstance(state, Image):
+                await context.write(pb.EnsureImageReply(image=_message(agent.images, state)))
+                return
+            await context.write(
+                pb.EnsureImageReply(
+                    step=pb.ImageStep.ValueType(state.step),
+                    done_bytes=state.done_bytes,
+                    total_bytes=state.total_bytes,
+                    done_layers=state.done_layers,
+                    layers=state.layers,
+                )
+            )
+
+
+def _wish(agent: Agent, request: pb.EnsureImageRequest) -> Wish:
+    source = request.source
+    if not 0 < len(source.reference) <= MAX_REFERENCE_CHARS:
+        raise InvalidRequest("an image needs a reference of up to 4 KiB")
+    if max(map(len, (source.store, source.mirrors, source.insecure))) > MAX_PLACES:
+        raise InvalidRequest(f"more than {MAX_PLACES} places for one image")
+    workspace: Path | None = None
+    if request.workspace_id:
+        with contextlib.suppress(InvalidRequest):  # nothing of that project has run here yet
+            workspace = agent.project(request.workspace_id).workspace.files
+    return Wish(
+        source.reference,
+        tuple(source.store),
+        tuple(source.mirrors),
+        tuple(source.insecure),
+        workspace,
+    )
+
+
+async def list_images(images: Images) -> pb.ListImagesReply:
+    found = await asyncio.to_thread(images.store.list)
+    return pb.ListImagesReply(
+        images=[_message(images, image) for image in found],
+        store_bytes=await asyncio.to_thread(images.store.disk_bytes),
+    )
+
+
+async def inspect_image(images: Images, reference: str) -> pb.InspectImageReply:
+    details = await asyncio.to_thread(images.inspect, reference)
+    return pb.InspectImageReply(
+        image=_message(images, details.image),
+        config=details.config,
+        layers=details.layers,
+        entries=details.entries,
+        files=details.files,
+        size_bytes=details.size_bytes,
+        local_bytes=details.local_bytes,
+        shared_bytes=details.shared_bytes,
+        profiles=[
+            pb.ImageProfile(command=p.command, files=p.files, size_bytes=p.size_bytes)
+            for p in details.profiles
+        ],
+    )
+
+
+async def push_image(images: Images, request: pb.PushImageRequest, context: Any) -> None:
+    async with contextlib.aclosing(images.push(request.reference, request.tier)) as states:
+        async for done_bytes, total_bytes, sent in states:
+            await context.write(
+                pb.PushImageReply(done_bytes=done_bytes, total_bytes=total_bytes, sent_blobs=sent)
+            )
+
+
+def _message(images: Images, image: Image) -> pb.Image:
+    return pb.Image(
+        reference=image.reference,
+        manifest=image.manifest,
+        index=image.index_digest,
+        pulled_ns=image.pulled_ns,
+        complete=images.store.is_complete(image.index_digest),
+    )

@@ -1,0 +1,57 @@
+"""What can be said of an image: how large it is, what is here, what it shares. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from devloop.cafs.digest import Digest
+    from devloop.cafs.images import Image, ImageStore
+
+__all__ = ["ImageDetails", "ProfileDetails", "details_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileDetails:
+    """What the first start of a command touched."""
+
+    command: str
+    files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDetails:
+    """Sizes count each blob once."""
+
+    image: Image
+    config: bytes
+    layers: tuple[str, ...]
+    entries: int
+    files: int
+    size_bytes: int
+    local_bytes: int
+    shared_bytes: int
+    profiles: tuple[ProfileDetails, ...]
+
+
+def details_of(store: ImageStore, image: Image) -> ImageDetails:
+    """Reads the indexes of all images: for a thread."""
+    index = store.index(image.index_digest)
+    blobs = index.blobs()
+    missing = store.missing(index)
+    others: set[Digest] = set()
+    for digest in {other.index_digest for other in store.list()} - {image.index_digest}:
+        others.update(store.index(digest).blobs())
+    return ImageDetails(
+        image=image,
+        config=index.config,
+        layers=index.layers,
+        entries=len(index.names),
+        files=sum(index.inodes[position].kind == "file" for _, position in index.names),
+        size_bytes=sum(blobs.values()),
+        local_bytes=sum(blobs.values()) - sum(missing.values()),
+        shared_bytes=sum(size for digest, size in blobs.items() if digest in others),
+        profiles=(),
+    )

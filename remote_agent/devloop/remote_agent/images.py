@@ -1,0 +1,370 @@
+"""The agent's images: how one comes to the box, and what of them is kept.
+
+Owns the order of things: what is here already, then tiers, then the registry; several clients that
+want one image wait for the same work. Refuses to know gRPC, how layers are read (`cafs.oci`), how
+blobs are fetched (`cafs.tiers`) and how images are mounted (`container`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import threading
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devloop.cafs.digest import Digest, digest_of
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.images import ImageMissing, ImageStore
+
+from .image_details import details_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable
+
+    from devloop.cafs.images import Collected, Image
+    from devloop.cafs.index import Index
+    from devloop.cafs.oci.source import ImageSource, RegistryOptions
+    from devloop.cafs.tiers import Tier
+
+    from .image_details import ImageDetails
+
+__all__ = ["ImageStep", "Images", "Told", "Wish"]
+
+DOCKER_HUB = "docker.io"
+_PATH_KINDS = ("oci", "oci-archive", "docker-archive")
+_TELL_PERIOD_S = 0.1
+
+
+class ImageBusy(DevloopError):
+    """Images cannot be removed while one is on its way in."""
+
+    hint = "try again when the pull has ended"
+
+
+class _Abandoned(Exception):
+    """Nobody waits for this pull any more."""
+
+
+class ImageStep(IntEnum):
+    """Values as in the protocol."""
+
+    RESOLVING = 1
+    FETCHING = 2
+    PREFETCHING = 3
+    MOUNTING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """An image, and where it may come from. `workspace`: where a relative path starts."""
+
+    reference: str
+    store: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = ()
+    insecure: tuple[str, ...] = ()
+    workspace: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How far a pull is. Bytes are those that travel; 0 in all: not known yet."""
+
+    step: ImageStep
+    done_bytes: int = 0
+    total_bytes: int = 0
+    done_layers: int = 0
+    layers: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Pull:
+    """Work that several clients may wait for; the last one that leaves ends it."""
+
+    told: Told = Told(ImageStep.RESOLVING)
+    followers: int = 0
+    is_abandoned: bool = False
+    task: asyncio.Task[Image] | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, told: Told) -> None:
+        """From the threads that do the work. Raises _Abandoned."""
+        if self.is_abandoned:
+            raise _Abandoned
+        self.told = told
+
+
+class Images:
+    """Every method belongs to the thread of the event loop."""
+
+    def __init__(self, root: Path, used: Callable[[], Iterable[Digest]] = tuple) -> None:
+        """`used`: the indexes that live containers need."""
+        self.root = root
+        self._used = used
+        self._pulls: dict[Wish, _Pull] = {}
+        self._collecting = asyncio.Lock()
+
+    @cached_property
+    def store(self) -> ImageStore:
+        """Opened when the first image is asked for: most projects have none."""
+        return ImageStore(self.root)
+
+    def close(self) -> None:
+        if "store" in self.__dict__:
+            self.store.close()
+
+    # -- bringing in
+
+    async def ensure(
+        self, wish: Wish, *, refresh: bool = False
+    ) -> AsyncGenerator[Told | Image, None]:
+        """How far it is, several times a second; then the image, once runs may name it."""
+        if not refresh and (image := await asyncio.to_thread(self._find, wish)) is not None:
+            yield image
+            return
+        async with self._collecting:
+            pull = self._pulls.get(wish)
+            if pull is None:
+                pull = self._pulls[wish] = _Pull()
+                pull.task = asyncio.create_task(self._pull(wish, pull))
+        assert pull.task is not None
+        pull.followers += 1
+        try:
+            while not pull.task.done():
+                yield pull.told
+                await asyncio.wait({pull.task}, timeout=_TELL_PERIOD_S)
+            yield pull.task.result()
+        finally:
+            pull.followers -= 1
+            if not pull.followers:
+                pull.is_abandoned = True
+
+    async def _pull(self, wish: Wish, pull: _Pull) -> Image:
+        try:
+            return await asyncio.to_thread(self._bring_in, wish, pull)
+        except _Abandoned:
+            raise ImageBusy(f"the pull of {wish.reference} was given up") from None
+        finally:
+            del self._pulls[wish]
+
+    def _find(self, wish: Wish) -> Image | None:
+        image = self.store.find(_name_of(wish))
+        if image is None or not self._is_usable(image, wish):
+            return None
+        self.store.ensure_metadata(image.index_digest)
+        return image
+
+    def _is_usable(self, image: Image, wish: Wish) -> bool:
+        """One of which blobs are missing needs a tier to have them from."""
+        return bool(wish.store) or self.store.is_complete(image.index_digest)
+
+    def _bring_in(self, wish: Wish, pull: _Pull) -> Image:
+        """In a thread. Raises DevloopErrors and _Abandoned."""
+        name, tiers = _name_of(wish), _open_tiers(wish)
+        try:
+            source = _open_source(wish)
+        except DevloopError:
+            # Nobody answers for the reference: what it was, as far as a tier or this box knows.
+            if (image := self._from_tiers(name, tiers) or self.store.find(name)) is None:
+                raise
+            return self._ready(image, pull)
+        with contextlib.closing(source):
+            index = self.store.index_of_manifest(source.manifest_digest)
+            if index is None or not (tiers or self.store.is_complete(index)):
+                index = self._lazily(source.manifest_digest, tiers)
+            if index is None:
+                index = self.store.add(self._ingest(source, pull))
+            return self._ready(self.store.name(name, source.manifest_digest, index), pull)
+
+    def _ready(self, image: Image, pull: _Pull) -> Image:
+        pull.tell(Told(ImageStep.MOUNTING))
+        self.store.ensure_metadata(image.index_digest)
+        return image
+
+    def _ingest(self, source: ImageSource, pull: _Pull) -> Index:
+        from devloop.cafs.oci.ingest import Progress, ingest
+
+        def tell(progress: Progress) -> None:
+            pull.tell(
+                Told(
+                    ImageStep.FETCHING,
+                    progress.done_bytes,
+                    progress.size_bytes,
+                    sum(layer.state == "done" for layer in progress.layers),
+                    len(progress.layers),
+                )
+            )
+
+        return ingest(source, self.store.blobs, progress=tell)
+
+    # -- tiers
+
+    def _from_tiers(self, name: str, tiers: list[Tier]) -> Image | None:
+        """A reference of which only a tier knows what it stands for."""
+        import json
+
+        for tier in tiers:
+            data = tier.get_named(f"refs/{digest_of(name.encode()).hex()}.json")
+            if data is None:
+                continue
+            manifest = json.loads(data)["manifest"]
+            if (index := self._lazily(manifest, [tier])) is not None:
+                return self.store.name(name, manifest, index)
+        return None
+
+    def _lazily(self, manifest: str, tiers: list[Tier]) -> Digest | None:
+        """The index alone, from the first tier that has the image. Blobs follow as needed."""
+        from devloop.cafs.index import Index
+
+        for tier in tiers:
+            data = tier.get_named(f"manifests/{manifest.replace(':', '-')}")
+            index_data = data and tier.get_named(f"indexes/{data.decode()}")
+            if not data or not index_data or digest_of(index_data).hex() != data.decode():
+                continue
+            digest = self.store.add_lazy(Index.decode(index_data))
+            self._copy_profiles(tier, digest)
+            return digest
+        return None
+
+    def _copy_profiles(self, tier: Tier, index: Digest) -> None:
+        for name in tier.list_named(f"profiles/{index.hex()}-"):
+            data, path = tier.get_named(name), self.root / name
+            if data is not None and not path.exists():
+                path.write_bytes(data)
+
+    def unpacked(self, index: Digest) -> Path:
+        """A plain copy of the image, made when it is not there: where nothing can be mounted.
+
+        Blocks for as long as that takes. Raises StoreFull.
+        """
+        from devloop.cafs.mount import unpack
+
+        folder = self.root / "unpacked" / index.hex()
+        if folder.is_dir():
+            return folder
+        temp = folder.with_name(f".tmp-{index.hex()}")
+        shutil.rmtree(temp, ignore_errors=True)
+        temp.mkdir(mode=0o755, parents=True)
+        target = os.open(temp, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            unpack(self.store.index(index), self.store.blobs, target)
+        finally:
+            os.close(target)
+        return temp.rename(folder)
+
+    # -- passing on
+
+    async def push(self, reference: str, tier: str) -> AsyncGenerator[tuple[int, int, int], None]:
+        """Copies what the tier lacks. Yields (bytes done, bytes in all, blobs sent)."""
+        image = await asyncio.to_thread(self.store.get, _name_of(Wish(reference)))
+        state = [(0, 0, 0)]
+        pushing = asyncio.create_task(asyncio.to_thread(self._push, image, tier, state))
+        while not pushing.done():
+            yield state[0]
+            await asyncio.wait({pushing}, timeout=_TELL_PERIOD_S)
+        await pushing
+        yield state[0]
+
+    def _push(self, image: Image, url: str, state: list[tuple[int, int, int]]) -> None:
+        from devloop.cafs.tiers import open_tier
+
+        index = self.store.index(image.index_digest)
+        blobs = index.blobs()
+        if missing := self.store.missing(index):
+            raise ImageMissing(
+                f"{len(missing):,} blobs of {image.reference} are not on this box",
+                hint="`devloop image pull` without `store` brings in all of it",
+            )
+        tier = open_tier(url)
+        try:
+            total_bytes = sum(blobs.values())
+            there = tier.has(list(blobs))
+            done_bytes = sum(blobs[digest] for digest in there)
+            for sent, digest in enumerate([d for d in blobs if d not in there], 1):
+                tier.put_blob(digest, blobs[digest], self.store.blobs.path_of(digest))
+                done_bytes += blobs[digest]
+                state[0] = (done_bytes, total_bytes, sent)
+            self._push_names(image, tier)
+            state[0] = (total_bytes, total_bytes, state[0][2])
+        finally:
+            tier.close()
+
+    def _push_names(self, image: Image, tier: Tier) -> None:
+        """Last: what a name leads to is there."""
+        hexed = image.index_digest.hex()
+        profiles = [f"profiles/{p.name}" for p in (self.root / "profiles").glob(f"{hexed}-*")]
+        ref = f"refs/{digest_of(image.reference.encode()).hex()}.json"
+        manifest = f"manifests/{image.manifest.replace(':', '-')}"
+        for name in (f"indexes/{hexed}", *profiles, manifest, ref):
+            tier.put_named(name, (self.root / name).read_bytes())
+
+    # -- upkeep
+
+    def inspect(self, reference: str) -> ImageDetails:
+        """For a thread. Raises ImageMissing."""
+        return details_of(self.store, self.store.get(_name_of(Wish(reference))))
+
+    async def remove(self, reference: str) -> Collected:
+        """Raises ImageMissing, and ImageBusy."""
+        image = await asyncio.to_thread(self.store.get, _name_of(Wish(reference)))
+        return await self._exclusively(partial(self._remove, image))
+
+    def _remove(self, image: Image) -> Collected:
+        self.store.unname(image.reference)
+        return self.store.collect(self._used(), grace_s=0)
+
+    async def collect(self) -> Collected:
+        """Raises ImageBusy."""
+        return await self._exclusively(lambda: self.store.collect(self._used(), grace_s=0))
+
+    async def _exclusively(self, work: Callable[[], Collected]) -> Collected:
+        async with self._collecting:
+            if self._pulls:
+                names = ", ".join(wish.reference for wish in self._pulls)
+                raise ImageBusy(f"{names} is being pulled")
+            return await asyncio.to_thread(work)
+
+    async def verify(self) -> tuple[int, list[str]]:
+        """How many blobs there were, and what is wrong."""
+
+        def verify() -> tuple[int, list[str]]:
+            return sum(1 for _ in self.store.blobs), list(self.store.verify())
+
+        return await asyncio.to_thread(verify)
+
+
+def _name_of(wish: Wish) -> str:
+    from devloop.cafs.oci.source import normalised
+
+    kind, colon, path = wish.reference.partition(":")
+    if colon and kind in _PATH_KINDS and wish.workspace is not None and not path.startswith("/"):
+        return normalised(f"{kind}:{wish.workspace / path}")
+    return normalised(wish.reference)
+
+
+def _open_source(wish: Wish) -> ImageSource:
+    from devloop.cafs.oci.source import open_image
+
+    return open_image(_name_of(wish), options=_options(wish))
+
+
+def _options(wish: Wish) -> RegistryOptions:
+    """A mirror is one of Docker Hub, as docker has it, or "registry=mirror"."""
+    from devloop.cafs.oci.source import RegistryOptions
+
+    mirrors: dict[str, list[str]] = {}
+    for text in wish.mirrors:
+        registry, equals, mirror = text.partition("=")
+        mirrors.setdefault(registry if equals else DOCKER_HUB, []).append(mirror or registry)
+    return RegistryOptions(insecure=wish.insecure, mirrors=mirrors)
+
+
+def _open_tiers(wish: Wish) -> list[Tier]:
+    from devloop.cafs.tiers import open_tier
+
+    return [open_tier(url) for url in wish.store]

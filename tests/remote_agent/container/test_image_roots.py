@@ -1,0 +1,97 @@
+"""Containers on a real image: its metadata, its blobs, and a file server for missing ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.images.bases import debian_base
+from tests.remote_agent.container.rooms import KINDS, Room, lives, skip_unless_possible
+
+from devloop.cafs.digest import Digest
+from devloop.cafs.images import ImageStore
+from devloop.cafs.mount import probe
+from devloop.cafs.oci.ingest import ingest
+from devloop.cafs.oci.source import open_image
+from devloop.remote_agent.container.spec import ImageConfig, ImageRoot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from devloop.remote_agent.container.runtime import Kind
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ImageStore, ImageRoot]]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    folder = tmp_path_factory.mktemp("images")
+    level = probe(folder)
+    if level.name == "unpacked":
+        pytest.skip("needs overlayfs")
+    with ImageStore(folder / "images") as store:
+        source = open_image(debian_base().reference)
+        try:
+            index = ingest(source, store.blobs)
+        finally:
+            source.close()
+        digest = store.add(index)
+        store.ensure_metadata(digest)
+        yield store, ImageRoot(level.name, store.metadata_path(digest), store.root, digest.hex())
+
+
+@pytest.fixture(params=KINDS)
+def enter(
+    tmp_path: Path, request: pytest.FixtureRequest, image: tuple[ImageStore, ImageRoot]
+) -> Iterator[Callable[..., Room]]:
+    kind: Kind = request.param
+    skip_unless_possible(kind)
+    store, root = image
+    rooms: list[Room] = []
+
+    def enter(*, lazy: bool) -> Room:
+        served = ImageRoot(root.level, root.metadata, root.store, root.index, lazy=lazy)
+        config = ImageConfig.parse(store.config(Digest.fromhex(root.index)))
+        rooms.append(Room.enter(tmp_path, kind, root=served, image=config, mounts=()))
+        return rooms[-1]
+
+    yield enter
+    for room in rooms:
+        room.close()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_run_sees_the_image(enter: Callable[..., Room], lazy: bool) -> None:
+    room = enter(lazy=lazy)
+    ended = room.run("/bin/sh", "-c", ". /etc/os-release; echo $ID; echo x > /etc/new")
+    assert (ended.stdout, ended.stderr) == (b"debian\n", b"")
+    for _ in range(2):
+        ended = room.run("python3", "-c", "import sys; print(sys.prefix)")
+        assert (ended.stdout, room.last_kind) == (b"/usr\n", "zygote"), room.last_note
+
+
+def test_a_dead_file_server_ends_its_container_and_the_next_run_has_a_new_one(
+    enter: Callable[..., Room],
+) -> None:
+    room = enter(lazy=True)
+    room.run("/bin/true")
+    container = room.containers._places[room.spec]._container
+    keeper = container._keeper.process.pid
+    (server,) = [pid for pid in _children(keeper) if b"devloop.cafs.fuse" in _command(pid)]
+    os.kill(server, signal.SIGKILL)
+    room.until(container.ended.is_set)
+    assert container.why == "its file server has ended"
+    assert not lives(keeper)
+    assert "devloop" not in Path("/proc/self/mounts").read_text()
+    assert room.run("/bin/echo", "again").stdout == b"again\n"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -1,0 +1,239 @@
+"""What is decided about containers before any of them starts: plain values."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from devloop.remote_agent.container.bundle import Stage, oci_config
+from devloop.remote_agent.container.devices import Devices, Node, find_devices, parse_ldconfig
+from devloop.remote_agent.container.pause import NoPause, pause_program
+from devloop.remote_agent.container.seccomp import NoFilter, kernel_filter, oci_profile
+from devloop.remote_agent.container.spec import (
+    BadImageConfig,
+    ContainerSpec,
+    ExtraMount,
+    FolderRoot,
+    ImageConfig,
+    workspace_target,
+)
+from devloop.remote_agent.container.users import NoSuchUser, find_user
+
+SPEC = ContainerSpec(FolderRoot(Path("/image")), ImageConfig(), Path("/box/files"))
+
+
+def config_of(spec: ContainerSpec, **changes: object) -> dict[str, object]:
+    options: dict[str, object] = {
+        "program": Path("/devloop/zygote"),
+        "devices": Devices(),
+        "seccomp": None,
+        "hostname": "box",
+        "cgroup": "/devloop-1",
+        **changes,
+    }
+    return oci_config(spec, Stage(Path("/stage")), **options)  # type: ignore[arg-type]
+
+
+def mounts_of(config: dict[str, object]) -> dict[str, dict[str, object]]:
+    mounts: list[dict[str, object]] = config["mounts"]  # type: ignore[assignment]
+    return {str(mount["destination"]): mount for mount in mounts}
+
+
+def test_every_mount_but_dev_is_nosuid_and_nodev() -> None:
+    spec = ContainerSpec(
+        *(FolderRoot(Path("/image")), ImageConfig(), Path("/box/files")),
+        mounts=(ExtraMount(Path("/data"), "/mnt", read_only=True),),
+        caches=Path("/caches"),
+    )
+    config = config_of(
+        spec,
+        devices=Devices(files=((Path("/lib/libcuda.so.1"), "/run/devloop/driver/libcuda.so.1"),)),
+    )
+    for target, mount in mounts_of(config).items():
+        options = mount["options"]
+        assert isinstance(options, list)
+        assert "nosuid" in options, target
+        assert "nodev" in options or target in ("/dev", "/dev/pts"), target
+
+
+def test_the_first_process_has_no_capability() -> None:
+    process = config_of(SPEC)["process"]
+    assert isinstance(process, dict)
+    assert set(map(tuple, process["capabilities"].values())) == {()}
+    assert process["noNewPrivileges"] is True
+    assert process["args"] == ["/run/devloop/pause"]
+
+
+def test_an_isolated_network_is_one_namespace_more() -> None:
+    kinds = []
+    for network in ("host", "isolated"):
+        spec = ContainerSpec(SPEC.root, SPEC.image, SPEC.workspace, network=network)  # type: ignore[arg-type]
+        linux = config_of(spec)["linux"]
+        assert isinstance(linux, dict)
+        kinds.append({entry["type"] for entry in linux["namespaces"]})
+    assert kinds[0] == {"pid", "mount", "ipc", "uts"}
+    assert kinds[1] - kinds[0] == {"network"}
+
+
+def test_the_workspace_is_at_the_working_directory() -> None:
+    for given, wanted in (
+        ("", "/workspace"),
+        ("/", "/workspace"),
+        ("/usr", "/workspace"),
+        ("/app", "/app"),
+        ("app/", "/app"),
+        ("//app//x", "/app/x"),
+        ("/../../app", "/app"),
+        ("/app/../..", "/workspace"),
+    ):
+        assert workspace_target(ImageConfig(working_dir=given)) == wanted, given
+    assert "/app" in mounts_of(
+        config_of(ContainerSpec(SPEC.root, ImageConfig(working_dir="/app"), SPEC.workspace))
+    )
+
+
+def test_an_images_config_is_read() -> None:
+    config = {
+        "config": {
+            "Env": ["A=1", "B=x=y", "=bad"],
+            "Entrypoint": ["/e"],
+            "Cmd": ["c"],
+            "WorkingDir": "/w",
+            "User": "u:g",
+            "StopSignal": "SIGQUIT",
+        }
+    }
+    image = ImageConfig.parse(json.dumps(config).encode())
+    assert image.env == (("A", "1"), ("B", "x=y"))
+    assert image.command == ("/e", "c")
+    assert (image.working_dir, image.user, image.stop_signal) == ("/w", "u:g", "SIGQUIT")
+    for empty in (b"{}", b'{"config": null}', b'{"config": {"Env": null, "Cmd": null}}'):
+        assert ImageConfig.parse(empty) == ImageConfig()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"{", b'{"config": {"Cmd": "ls"}}', b'{"config": {"Cmd": [1]}}',
+     b'{"config": {"User": 3}}', b'{"config": {"WorkingDir": "/a\\u0000b"}}'],
+)  # fmt: skip
+def test_what_is_no_config_is_refused(data: bytes) -> None:
+    with pytest.raises(BadImageConfig):
+        ImageConfig.parse(data)
+
+
+def test_users_are_those_of_the_image(tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "passwd").write_text("root:x:0:0::/root:/bin/sh\nbroken:x:no:1::/:\nann:x:5:6::/h:\n")
+    (etc / "group").write_text("root:x:0:\nann:x:6:\nvideo:x:44:ann,bob\nbad:x:z:ann\n")
+    assert find_user(tmp_path, "") == (0, 0, [], "/root")
+    assert find_user(tmp_path, "ann") == (5, 6, [44], "/h")
+    assert find_user(tmp_path, "5") == (5, 6, [44], "/h")
+    assert find_user(tmp_path, "ann:video") == (5, 44, [], "/h")
+    assert find_user(tmp_path, "77:88") == (77, 88, [], "/")
+    for user in ("bob", "broken", "ann:nobody", "4294967295", "-1", "٣"):
+        with pytest.raises(NoSuchUser):
+            find_user(tmp_path, user)
+
+
+def test_a_passwd_that_is_no_file_has_no_users(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    subprocess.run(["mkfifo", tmp_path / "etc/passwd"], check=True)
+    assert find_user(tmp_path, "3") == (3, 0, [], "/")
+
+
+def test_a_box_without_a_gpu_gives_nothing(tmp_path: Path) -> None:
+    assert find_devices(tmp_path) == Devices()
+
+
+def test_a_cdi_specification_says_it_all(tmp_path: Path) -> None:
+    folder = tmp_path / "etc/cdi"
+    folder.mkdir(parents=True)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidia0").symlink_to("/dev/null")
+    spec = {
+        "cdiVersion": "0.5.0",
+        "kind": "nvidia.com/gpu",
+        "devices": [
+            {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/nvidia0"}]}},
+            {"name": "all", "containerEdits": {"deviceNodes": [{"path": "/dev/nvidia0"}]}},
+        ],
+        "containerEdits": {
+            "env": ["NVIDIA_VISIBLE_DEVICES=void"],
+            "mounts": [{"hostPath": "/lib/libcuda.so", "containerPath": "/usr/lib/libcuda.so"}],
+        },
+    }
+    (folder / "nvidia.json").write_text(json.dumps(spec))
+    (folder / "broken.json").write_text("{")
+    found = find_devices(tmp_path)
+    assert [node.path for node in found.nodes] == ["/dev/nvidia0"]
+    assert found.nodes[0].major == 1  # of /dev/null, which stands in for it
+    assert found.files == ((Path("/lib/libcuda.so"), "/usr/lib/libcuda.so"),)
+    assert found.env == (("NVIDIA_VISIBLE_DEVICES", "void"),)
+
+
+def test_the_drivers_libraries_are_found_in_the_linkers_cache() -> None:
+    lines = """\
+2 libs found in cache
+\tlibcuda.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libcuda.so.1
+\tlibcuda.so.1 (libc6) => /lib/i386-linux-gnu/libcuda.so.1
+\tlibnvidia-ml.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libnvidia-ml.so.1
+\tlibcudart.so.12 (libc6,x86-64) => /usr/local/cuda/lib64/libcudart.so.12
+\tlibc.so.6 (libc6,x86-64) => /lib/x86_64-linux-gnu/libc.so.6
+""".splitlines()
+    assert [path.name for path in parse_ldconfig(lines)] == ["libcuda.so.1", "libnvidia-ml.so.1"]
+
+
+def test_a_device_node_is_what_the_runtime_wants() -> None:
+    linux = config_of(SPEC, devices=Devices((Node("/dev/nvidia0", 195, 0),)))["linux"]
+    assert isinstance(linux, dict)
+    assert linux["devices"][0] | {"type": "c", "major": 195, "minor": 0} == linux["devices"][0]
+
+
+def test_the_pause_program_waits_for_the_end_of_its_input(tmp_path: Path) -> None:
+    path = tmp_path / "pause"
+    path.write_bytes(pause_program(platform.machine()))
+    path.chmod(0o755)
+    process = subprocess.Popen([path], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"some noise")
+    process.stdin.flush()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.05)
+    process.stdin.close()
+    assert process.wait(10) == 0
+
+
+def test_there_is_a_pause_program_for_both_processors_and_no_other() -> None:
+    assert pause_program("x86_64")[18:20] == b"\x3e\x00"
+    assert pause_program("aarch64")[18:20] == b"\xb7\x00"
+    with pytest.raises(NoPause):
+        pause_program("m68k")
+
+
+def test_namespaces_and_unknown_calls_are_refused() -> None:
+    profile = oci_profile("x86_64")
+    named = {name for rule in profile["syscalls"] for name in rule["names"] if "args" not in rule}
+    allowed = {
+        name
+        for rule in profile["syscalls"]
+        for name in rule["names"]
+        if rule["action"] == "SCMP_ACT_ALLOW"
+    }
+    for name in ("mount", "unshare", "setns", "bpf", "keyctl", "init_module", "io_uring_setup"):
+        assert name not in allowed, name
+    assert "clone" not in named  # only with conditions
+    assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+def test_the_kernels_filter_is_whole_instructions() -> None:
+    try:
+        program = kernel_filter("x86_64" if platform.machine() == "x86_64" else "aarch64")
+    except NoFilter:
+        pytest.skip("needs libseccomp")
+    assert len(program) % 8 == 0
+    assert 0 < len(program) // 8 <= 4096
