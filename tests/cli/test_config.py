@@ -16,8 +16,23 @@ from devloop.cli.errors import ConfigError
 
 EVERYTHING = """\
 target = "me@gpu1:2222"
-image = "host"
 ports = [6006, "8888:80"]
+image = "registry.example/team/train:1"
+store = ["ssh://gpu2", "file:///srv/images"]
+
+[registry]
+mirrors = ["mirror.example"]
+insecure = ["registry.example:5000"]
+
+[container]
+mounts = ["/data", "/big:/mnt/big:ro"]
+network = "isolated"
+shm_size = "8GB"
+memory = "64GB"
+cpus = 2.5
+keep = "mine"
+caches = false
+user = "1000:1000"
 
 [run]
 command = "python train.py --name 'a b'"
@@ -80,6 +95,13 @@ def test_every_key_of_the_file_is_read(project: Path) -> None:
     assert config.ssh == ("paramiko", project / "ssh_config", 3.0, 300.0)
     assert config.agent.python == "/opt/python3"
     assert list(map(str, config.ports)) == ["6006", "8888:80"]
+    assert config.image == "registry.example/team/train:1"
+    assert config.store == ("ssh://gpu2", "file:///srv/images")
+    assert config.registry_mirrors == ("mirror.example",)
+    assert config.insecure_registries == ("registry.example:5000",)
+    mounts = (("/data", "/data", False), ("/big", "/mnt/big", True))
+    limits = (8 * 10**9, 64 * 10**9, 2.5)
+    assert config.container == (mounts, "isolated", *limits, "mine", False, "1000:1000")
     assert all(name.split(".")[-1] in EVERYTHING for name in KEYS)
 
 
@@ -106,7 +128,18 @@ def test_an_unknown_key_names_file_line_and_nearest_key(project: Path) -> None:
         ("\nrun = 3", "devloop.toml:2: run must be a table", "[run]"),
         ("xyzzy.a = 3", "devloop.toml:1: unknown key xyzzy", "the keys are target,"),
         ("target = '-oX'", "devloop.toml:1: target is not right: '-oX' is no SSH", "~/.ssh/config"),
-        ("image = 'debian'", 'devloop.toml:1: image "debian" is not supported', '"host"'),
+        ("image = 'a b'", "devloop.toml:1: image must be the reference of an image", "oci:./dir"),
+        (
+            "store = ['/srv']",
+            'devloop.toml:1: store holds "/srv", which is no place',
+            "file:///dir",
+        ),
+        ("container.mounts = ['a:b']", 'devloop.toml:1: container.mounts holds "a:b"', "/mnt/data"),
+        ("container.mounts = ['/a/../b']", "devloop.toml:1: container.mounts holds", "/mnt/data"),
+        ("container.cpus = 0", "devloop.toml:1: container.cpus must be from 0.01 to 4096", ""),
+        ("container.keep = '../x'", "devloop.toml:1: container.keep must be a name", ""),
+        ("container.caches = 1", "devloop.toml:1: container.caches must be true or false", ""),
+        ("registry.mirrors = ['']", 'devloop.toml:1: registry.mirrors holds ""', ""),
         ("[run]\non_save = 'que'", 'devloop.toml:2: run.on_save must be one of "re', '"queue"?'),
         ("run.command = 3", "devloop.toml:1: run.command must be a string or an array of", ""),
         ("run.command = ''", "devloop.toml:1: run.command names no command", "python train.py"),

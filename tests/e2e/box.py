@@ -258,6 +258,21 @@ class Up:
         return self.talk.wait_for_end()
 
 
+def stops_slowly(stop_s: float) -> str:
+    """A program that says "slow runs", and upon SIGINT "stopping", so long before its end.
+
+    The signal is blocked but where it is waited for: one that comes early is not lost.
+    """
+    return (
+        "import signal, time\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "print('slow runs', flush=True)\n"
+        "signal.sigwait([signal.SIGINT])\n"
+        "print('stopping', flush=True)\n"
+        f"time.sleep({stop_s})\n"
+    )
+
+
 def save(path: Path, text: str) -> None:
     """As an editor does: a new file beside it, renamed over it."""
     temporary = path.with_name(f".{path.name}.swp-{time.monotonic_ns()}")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .box import Tail, Up, descendants_with, save, wait_until
+from .box import Tail, Up, descendants_with, save, stops_slowly, wait_until
+from .terminal import open_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,14 @@ TICKS = (
     "for number in itertools.count():\n"
     "    print(f'tick-{number}', flush=True)\n"
     "    time.sleep(0.02)\n"
+)
+
+
+IGNORES_SIGINT = (
+    "import signal, time\n"
+    "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    "print('ready', flush=True)\n"
+    "time.sleep(60)\n"
 )
 
 
@@ -142,14 +151,7 @@ def test_up_comes_back_from_a_link_cut_amid_a_run_without_a_lost_line(box: Box) 
 
 
 def test_up_comes_back_from_a_link_cut_while_the_old_run_is_stopped(box: Box) -> None:
-    slow = (
-        "import signal, sys, time\n"
-        "def stop(*_): print('stopping', flush=True); time.sleep(1); sys.exit()\n"
-        "signal.signal(signal.SIGINT, stop)\n"
-        "print('slow runs', flush=True)\n"
-        "while True: signal.pause()\n"
-    )
-    project = box.project(main=slow)
+    project = box.project(main=stops_slowly(1.0))
     up = Up(box, project, "--", "python3", "main.py")
     up.out.wait_for("^slow runs$")
     save(project / "main.py", "print('second')")
@@ -252,6 +254,21 @@ def test_ctrl_c_twice_leaves_a_link_that_does_not_answer_before_it_is_known_as_l
 
 
 def test_a_link_that_does_not_answer_is_noticed_and_replaced(box: Box) -> None:
+    assert_survives_silence(box)
+
+
+def test_a_shared_link_that_does_not_answer_is_replaced_by_an_own_one(own_ssh_box: Box) -> None:
+    """One of the user's own ControlMaster, which takes connections to it as long as it lives."""
+    sshd = sshd_of(own_ssh_box)
+    path = str(own_ssh_box.base / "users")
+    options = {"ControlPath": path, "ControlMaster": "auto", "ControlPersist": "60"}
+    sshd.config.write_text(sshd.client_config(**options))
+    subprocess.run([*sshd.ssh(), "true"], check=True, capture_output=True, timeout=20)
+    assert_survives_silence(own_ssh_box)
+    subprocess.run(sshd.ssh("-O", "exit"), check=True, capture_output=True, timeout=20)
+
+
+def assert_survives_silence(box: Box) -> None:
     up = Up(box, box.project(main=TICKS), "--", "python3", "main.py")
     up.out.wait_for("^tick-5$")
     began = time.monotonic()
@@ -262,6 +279,35 @@ def test_a_link_that_does_not_answer_is_noticed_and_replaced(box: Box) -> None:
     up.leave()
     ticks = [int(tick) for tick in re.findall(r"^tick-(\d+)$", up.out.text, re.MULTILINE)]
     assert ticks == list(range(len(ticks)))
+
+
+# -- in a terminal
+
+
+def test_what_is_said_over_a_program_in_a_terminal_starts_at_the_left_edge(box: Box) -> None:
+    script = "printf half; exec sleep 60"
+    with open_terminal(box, box.project(), "exec", "--", "sh", "-c", script) as terminal:
+        terminal.screen.wait_for("half")
+        cut(box)
+        terminal.screen.wait_for("connected again")
+        lost = rf"half\r\ndevloop: .*({LOST})\r\n"
+        terminal.screen.wait_for(rf"{lost}(.*\r\n)*devloop: connected again\r\n")
+        terminal.type("\x03")
+        assert terminal.process.wait(10) == 130
+
+
+def test_gpus_says_on_which_box_there_are_none(box: Box) -> None:
+    done = box.run(box.project(), "gpus")
+    assert done.stdout or "no NVIDIA GPUs on box: " in done.stderr, done
+
+
+# -- where the sockets lie
+
+
+def test_a_runtime_directory_with_a_long_path_is_no_hindrance(box: Box) -> None:
+    env = {"DEVLOOP_RUNTIME_DIR": str(box.base / ("long" * 30))}
+    done = box.exec(box.project(), "echo", "in", env=env)
+    assert (done.code, done.text, done.stderr) == (0, "in\n", ""), done
 
 
 # -- input
@@ -342,6 +388,43 @@ def test_an_agent_killed_amid_a_sync_costs_nothing_but_the_try(own_ssh_box: Box)
     agent.kill()
     up.out.wait_for(f"^{expected_digest(project / 'data')}$", timeout_s=60)
     up.leave()
+
+
+def test_exec_says_why_when_its_agent_was_killed(own_ssh_box: Box) -> None:
+    box = own_ssh_box
+    process = exec_pipe(box, box.project(), "--", "sh", "-c", "echo ready; sleep 60")
+    Tail(process.stdout).wait_for("^ready$")
+    box.agent().kill()
+    talk = Tail(process.stderr).wait_for_end()
+    assert process.wait(30) == 255, talk
+    assert re.search(
+        "^error: run 1: lost: the agent was killed\nhint: .*`devloop logs 1`", talk, re.M
+    )
+    assert talk.count("error: ") == talk.count("hint: ") == 1, talk
+
+
+def test_exec_that_down_ends_does_not_say_that_its_run_goes_on(own_ssh_box: Box) -> None:
+    box = own_ssh_box
+    project = box.project()
+    process = exec_pipe(box, project, "--", "python3", "-c", IGNORES_SIGINT)
+    Tail(process.stdout).wait_for("^ready$")
+    assert box.run(project, "down").code == 0
+    talk = Tail(process.stderr).wait_for_end()
+    assert process.wait(30) in (137, 255), talk
+    assert "goes on" not in talk, talk
+
+
+def test_a_connection_stays_for_the_next_command_until_down(own_ssh_box: Box) -> None:
+    box = own_ssh_box
+    sshd, project = sshd_of(box), box.project()
+    for _ in range(2):
+        assert box.exec(project, "true").code == 0
+    assert sshd.connections()
+    assert sshd.log.count("Accepted publickey") == 1
+    for ended in ("the agent has ended", "no agent runs on box"):
+        down = box.run(project, "down")
+        assert (down.code, ended in down.stderr) == (0, True), down
+        wait_until(lambda: not sshd.connections(), timeout_s=10)
 
 
 def test_down_ends_up_with_one_line(own_ssh_box: Box) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from devloop.cli.plain import LEAVE_WITHIN_S
 
-from .box import Tail, Up, descendants_with, save, wait_until
+from .box import Tail, Up, descendants_with, save, stops_slowly, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,11 +211,10 @@ def test_on_save_queue_lets_the_run_end(box: Box) -> None:
 @pytest.mark.over_ssh
 def test_on_save_signal_changes_files_under_the_run(box: Box) -> None:
     script = (
-        "import signal, sys\n"
-        "def again(*_): print(open('data').read(), flush=True)\n"
-        "signal.signal(signal.SIGHUP, again)\n"
+        "import signal\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n"
         "print('ready', flush=True)\n"
-        "while True: signal.pause()\n"
+        "while signal.sigwait([signal.SIGHUP]): print(open('data').read(), flush=True)\n"
     )
     project = box.project(main=script)
     (project / "data").write_text("old")
@@ -228,14 +227,7 @@ def test_on_save_signal_changes_files_under_the_run(box: Box) -> None:
 
 
 def test_saves_during_a_long_stop_give_one_run_of_the_newest(box: Box) -> None:
-    slow = (
-        "import signal, sys, time\n"
-        "def stop(*_): print('stopping', flush=True); time.sleep(0.8); sys.exit()\n"
-        "signal.signal(signal.SIGINT, stop)\n"
-        "print('slow runs', flush=True)\n"
-        "while True: signal.pause()\n"
-    )
-    project = box.project(main=slow)
+    project = box.project(main=stops_slowly(0.8))
     up = Up(box, project, "--", "python3", "main.py")
     up.out.wait_for("^slow runs$")
     save(project / "main.py", "print('second')")

@@ -7,6 +7,7 @@ real agent that was started from it over SSH.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,8 @@ async def test_an_agent_of_another_build_stays_for_its_live_runs(sshd: Sshd) -> 
     found = await looking.connect_if_running()
     assert found is not None
     run = await start_run(found[0], b"sleep", b"60")
-    said = rf"is devloop 0\.0\.9-0123456789ab, this is .*, and run {run.number} is live there"
+    both = f"is devloop 0.0.9-0123456789ab, this is {own_build()}, "
+    said = re.escape(both) + f"and run {run.number} is live there"
     with pytest.raises(OtherVersion, match=said) as caught:
         await fail_to_reach(target_of(sshd))
     assert "`devloop ps`" in caught.value.hint

@@ -40,6 +40,13 @@ def down(args: argparse.Namespace) -> int:
 
 
 async def _down(target: Target) -> int:
+    try:
+        return await _end_agent(target)
+    finally:
+        await target.forget()
+
+
+async def _end_agent(target: Target) -> int:
     connection = await Connection.open_if_running(target)
     if connection is None:
         say(f"no agent runs {where(target)}")

@@ -22,7 +22,9 @@ from devloop.sync.model import LogRecord, Run, StdinAck
 from devloop.sync.resume import ResumingAttachment
 
 from .common import say
+from .errors import report_error
 from .output import OutputFailed
+from .statusline import status_line
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from .output import Sink
 
-__all__ = ["Outcome", "attach_to_run", "terminal_size"]
+__all__ = ["Outcome", "attach_to_run", "report_end", "terminal_size"]
 
 READ_BYTES = 64 << 10
 STDIN_WINDOW_BYTES = 1 << 20
@@ -91,6 +93,16 @@ async def attach_to_run(
             raise
 
 
+def report_end(run: Run) -> None:
+    """Why the command never ran, or was lost: what its exit code alone does not tell."""
+    end = run.end
+    if end.start_failed:
+        report_error(DevloopError(end.reason, hint=end.detail), sys.stderr)
+    elif end.cause and end.status == DevloopError.exit_code:
+        hint = f"start it again; `devloop logs {run.number}` prints what it has written"
+        report_error(DevloopError(f"run {run.number}: {end.cause}", hint=hint), sys.stderr)
+
+
 class LostLink:
     """Tells of a lost link, and that it is back; each reason once."""
 
@@ -101,7 +113,7 @@ class LostLink:
     def on_lost(self, reason: str, delay_s: float) -> None:
         if reason != self._reason:
             self._reason = reason
-            say(f"{reason}; run {self._number} goes on there, trying to reach it again")
+            say(f"{reason}; run {self._number} may go on there, trying to reach it again")
 
     def on_event(self) -> None:
         if self._reason:
@@ -370,9 +382,11 @@ def raw_terminal() -> Iterator[None]:
     """Keys go to the program as they are typed; the terminal is put back whatever happens."""
     before = termios.tcgetattr(0)
     tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is the program's
+    status_line.is_raw = True
     try:
         yield
     finally:
+        status_line.is_raw = False
         with contextlib.suppress(termios.error):  # the terminal was closed
             termios.tcsetattr(0, termios.TCSADRAIN, before)
 

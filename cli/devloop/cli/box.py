@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["ssh_target"]
 
 
-def ssh_target(config: Config, progress: Progress | None = None) -> Target:
+def ssh_target(config: Config, progress: Progress | None = None, *, may_ask: bool = True) -> Target:
+    """`may_ask`: whoever sits at the terminal, if somebody does."""
     ssh, agent = config.ssh, config.agent
     serve_words = (
         *("--idle-timeout", str(agent.idle_timeout_s)),
@@ -38,9 +39,13 @@ def ssh_target(config: Config, progress: Progress | None = None) -> Target:
         config.target,
         SshOptions(ssh.client, ssh.config_file, ssh.connect_timeout_s, round(ssh.persist_s)),
         bridge=BridgeOptions(agent.python, serve_words),
-        prompter=TerminalPrompter() if sys.stdin.isatty() and sys.stderr.isatty() else None,
+        prompter=TerminalPrompter() if may_ask and _has_terminal() else None,
         on_progress=_say_once(config.target) if progress is None else _into(progress),
     )
+
+
+def _has_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _into(progress: Progress) -> Callable[[InstallProgress], None]:

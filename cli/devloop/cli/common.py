@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
@@ -14,7 +13,7 @@ from devloop.sync.model import RunSpec
 from devloop.sync.session import Project, Session, workspace_of
 from devloop.sync.target import Connection
 
-from .config import load_config, run_environment
+from .config import HOST_IMAGE, load_config, run_environment
 from .parser import config_flags
 from .statusline import status_line
 from .words import printable
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from devloop.cafs.errors import Problem
     from devloop.sync.client import AgentClient
     from devloop.sync.forward import HasClient
+    from devloop.sync.images import Container, ImageSource
     from devloop.sync.model import Run, SavedAside, WorkspaceRef
     from devloop.sync.progress import Progress
     from devloop.sync.target import Target
@@ -36,7 +36,9 @@ __all__ = [
     "NoAgent",
     "choose_run",
     "config_of",
+    "container_of",
     "forwarded_ports",
+    "image_source",
     "open_agent",
     "open_connection",
     "open_session",
@@ -57,6 +59,7 @@ LOCAL = "local"
 LOCAL_LEASE_S = 5.0  # a Unix socket closes with its client: there is no link to wait for
 SHORT_LEASE_S = 30.0  # a link that comes back by then was none that was lost
 LEASE_S = 3600.0  # a laptop that sleeps over lunch finds its run as it left it
+PATH_KINDS = ("oci", "oci-archive", "docker-archive")
 TERMINAL_VARIABLES = frozenset({"TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR"})
 
 
@@ -79,7 +82,42 @@ def config_of(args: argparse.Namespace, *, will_sync: bool) -> Config:
 
 
 def project_of(config: Config) -> Project:
-    return Project(config.root, config.sync.ignore, config.sync.outputs)
+    return Project(
+        config.root, config.sync.ignore, config.sync.outputs, container=container_of(config)
+    )
+
+
+def container_of(config: Config) -> Container | None:
+    """Where the project's runs live; None: among the box's own files."""
+    if config.image == HOST_IMAGE:
+        return None
+    from devloop.sync.images import Container, Mount  # few projects pay for it
+
+    wanted = config.container
+    return Container(
+        image_source(config, config.image),
+        mounts=tuple(
+            Mount(os.fsencode(source), os.fsencode(target), read_only)
+            for source, target, read_only in wanted.mounts
+        ),
+        isolated_network=wanted.network == "isolated",
+        shm_bytes=wanted.shm_bytes,
+        memory_bytes=wanted.memory_bytes,
+        cpus=wanted.cpus,
+        keep=wanted.keep,
+        caches=wanted.caches,
+        user=wanted.user,
+    )
+
+
+def image_source(config: Config, reference: str) -> ImageSource:
+    """A path in a reference starts in the project; on another machine the box looks it up."""
+    from devloop.sync.images import ImageSource
+
+    kind, colon, path = reference.partition(":")
+    if config.target == LOCAL and kind in PATH_KINDS and colon:
+        reference = f"{kind}:{config.root / path}"
+    return ImageSource(reference, config.store, config.registry_mirrors, config.insecure_registries)
 
 
 @contextlib.asynccontextmanager
@@ -181,16 +219,19 @@ def run_spec(
 ) -> RunSpec:
     """A run on this machine sees what a command started from this shell would see.
 
-    On a box it sees what a command that `ssh` starts would see, and what the project adds.
+    On a box it sees what a command that `ssh` starts would see, and what the project adds; in a
+    container, what its image sets.
     """
     is_local = config.target == LOCAL
-    names = os.environ if is_local else os.environ.keys() & TERMINAL_VARIABLES
+    is_contained = config.image != HOST_IMAGE
+    sees_shell = is_local and not is_contained
+    names = os.environ if sees_shell else os.environ.keys() & TERMINAL_VARIABLES
     env = {name: os.fsencode(os.environ[name]) for name in names}
     env |= {name: os.fsencode(value) for name, value in run_environment(config.run).items()}
     return RunSpec(
         argv=tuple(os.fsencode(word) for word in command),
         env=env,
-        env_is_whole=is_local,
+        env_is_whole=sees_shell,
         warm=warm,
         preload=config.run.preload,
         stop_timeout_s=config.run.stop_timeout_s,
@@ -219,9 +260,7 @@ def _lease_s(on_disconnect: str | float, *, is_local: bool) -> float:
 
 
 def say(text: str) -> None:
-    status_line.clear()
-    sys.stderr.write(f"devloop: {printable(text)}\n")
-    sys.stderr.flush()
+    status_line.write(f"devloop: {printable(text)}\n")
 
 
 def say_problems(problems: Sequence[Problem]) -> None:

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from .config_values import SshClient
 
 __all__ = [
+    "HOST_IMAGE",
     "KEYS",
     "AgentConfig",
     "Config",
+    "ContainerConfig",
     "RunConfig",
     "SshConfig",
     "SyncConfig",
@@ -72,6 +74,17 @@ class AgentConfig(NamedTuple):
     python: str  # the interpreter to use on a box; empty: the newest that is there
 
 
+class ContainerConfig(NamedTuple):
+    mounts: tuple[tuple[str, str, bool], ...]  # source on the box, target inside, read-only
+    network: str  # "host" | "isolated"
+    shm_bytes: int  # 0: half of the box's memory
+    memory_bytes: int  # 0: no limit
+    cpus: float  # 0: no limit
+    keep: str  # a name for the writable layer; empty: it is thrown away
+    caches: bool
+    user: str  # empty: the image's own
+
+
 class SshConfig(NamedTuple):
     client: SshClient
     config_file: Path | None  # instead of ~/.ssh/config and /etc/ssh/ssh_config
@@ -83,7 +96,11 @@ class Config(NamedTuple):
     root: Path  # absolute, without symbolic links
     source_file: Path | None  # None: no configuration was found
     target: str
-    image: str
+    image: str  # "host", or a reference
+    store: tuple[str, ...]  # tiers where blobs of images are looked for, nearest first
+    registry_mirrors: tuple[str, ...]
+    insecure_registries: tuple[str, ...]
+    container: ContainerConfig
     run: RunConfig
     sync: SyncConfig
     watch: WatchConfig
@@ -106,9 +123,23 @@ class Key(NamedTuple, Generic[T_co]):
 
 
 _NOTHING: tuple[str, ...] = ()
+HOST_IMAGE = "host"  # the box's own files
 
 TARGET = Key("target", kinds.read_target, "local")
-IMAGE = Key("image", kinds.read_only("host", 'runs use this machine\'s own files: "host"'), "host")
+IMAGE = Key("image", kinds.read_image, HOST_IMAGE)
+STORE = Key("store", kinds.read_tiers, _NOTHING, kinds.words_from_text)
+MIRRORS = Key("registry.mirrors", kinds.read_words, _NOTHING, kinds.words_from_text)
+INSECURE = Key("registry.insecure", kinds.read_words, _NOTHING, kinds.words_from_text)
+MOUNTS: Key[tuple[tuple[str, str, bool], ...]] = Key(
+    "container.mounts", kinds.read_mounts, (), kinds.words_from_text
+)
+NETWORK = Key("container.network", kinds.read_choice("host", "isolated"), "host")
+SHM_SIZE = Key("container.shm_size", kinds.read_size, 0)
+MEMORY = Key("container.memory", kinds.read_size, 0)
+CPUS = Key("container.cpus", kinds.read_number(0.01, 4096), 0.0, kinds.number_from_text)
+KEEP = Key("container.keep", kinds.read_name, "")
+CACHES = Key("container.caches", kinds.read_bool, True, kinds.bool_from_text)
+USER = Key("container.user", kinds.read_string, "")
 COMMAND = Key("run.command", kinds.read_command, _NOTHING)
 PRELOAD = Key("run.preload", kinds.read_modules, _NOTHING, kinds.words_from_text)
 ENV: Key[dict[str, str]] = Key("run.env", kinds.read_variables, {}, kinds.variables_from_text)
@@ -135,7 +166,9 @@ SSH_PERSIST = Key("ssh.persist", kinds.read_duration(0, 86_400), 60.0, kinds.num
 STORE_LIMIT = Key("agent.store_limit", kinds.read_size, 50 * 10**9)
 
 _ALL: tuple[Key[object], ...] = (
-    *(TARGET, IMAGE, COMMAND, PRELOAD, ENV, ENV_FILE, ON_SAVE, SAVE_SIGNAL, STOP_TIMEOUT),
+    *(TARGET, IMAGE, STORE, MIRRORS, INSECURE, MOUNTS, NETWORK, SHM_SIZE, MEMORY, CPUS, KEEP),
+    *(CACHES, USER),
+    *(COMMAND, PRELOAD, ENV, ENV_FILE, ON_SAVE, SAVE_SIGNAL, STOP_TIMEOUT),
     *(IGNORE, OUTPUTS, DEBOUNCE, IDLE_TIMEOUT, STORE_LIMIT),
     *(GPUS, PORTS, ON_DISCONNECT, AGENT_PYTHON, SSH_CLIENT, SSH_CONFIG, SSH_TIMEOUT, SSH_PERSIST),
 )
@@ -249,6 +282,19 @@ def _build(values: _Values, root: Path, file: ConfigFile | None) -> Config:
         source_file=file.path if file is not None else None,
         target=values[TARGET],
         image=values[IMAGE],
+        store=values[STORE],
+        registry_mirrors=values[MIRRORS],
+        insecure_registries=values[INSECURE],
+        container=ContainerConfig(
+            mounts=values[MOUNTS],
+            network=values[NETWORK],
+            shm_bytes=values[SHM_SIZE],
+            memory_bytes=values[MEMORY],
+            cpus=values[CPUS],
+            keep=values[KEEP],
+            caches=values[CACHES],
+            user=values[USER],
+        ),
         run=run,
         sync=SyncConfig(values[IGNORE], values[OUTPUTS]),
         watch=WatchConfig(values[DEBOUNCE]),

@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 __all__ = [
     "BadValue",
     "SshClient",
+    "bool_from_text",
     "check_variable_name",
     "number_from_text",
+    "read_bool",
     "read_choice",
     "read_choice_or_duration",
     "read_command",
     "read_duration",
     "read_gpus",
+    "read_image",
     "read_integer",
     "read_modules",
-    "read_only",
+    "read_mounts",
+    "read_name",
+    "read_number",
     "read_patterns",
     "read_ports",
     "read_signal",
@@ -35,7 +40,9 @@ __all__ = [
     "read_ssh_client",
     "read_string",
     "read_target",
+    "read_tiers",
     "read_variables",
+    "read_words",
     "variables_from_text",
     "words_from_text",
 ]
@@ -45,6 +52,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT])(i?)B")
 _POWERS = {"k": 1, "M": 2, "G": 3, "T": 4}
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 SshClient: TypeAlias = Literal["auto", "openssh", "paramiko"]
@@ -77,17 +85,6 @@ def read_string(value: object) -> str:
     return value
 
 
-def read_only(supported: str, hint: str) -> Callable[[object], str]:
-    """A key of which this version supports one value."""
-
-    def read(value: object) -> str:
-        if read_string(value) != supported:
-            raise BadValue(f"{_shown(value)} is not supported by this version", hint)
-        return supported
-
-    return read
-
-
 def read_choice(*choices: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value in choices and isinstance(value, str):
@@ -115,6 +112,84 @@ def read_target(value: object) -> str:
 
 def read_ssh_client(value: object) -> SshClient:
     return cast("SshClient", read_choice(*get_args(SshClient))(value))
+
+
+def read_image(value: object) -> str:
+    """ "host", or a reference, which the box reads."""
+    words = read_string(value)
+    if any(character.isspace() for character in words) or len(words) > 4096:
+        raise _must_be("the reference of an image", value, 'such as "ubuntu:24.04" or "oci:./dir"')
+    return words
+
+
+def read_tiers(value: object) -> tuple[str, ...]:
+    tiers = read_words(value)
+    for tier in tiers:
+        if not tier.startswith(("file:///", "http://", "https://", "ssh://")):
+            raise BadValue(
+                f"holds {_shown(tier)}, which is no place for images",
+                'write it as "file:///dir", "https://host/path" or "ssh://host"',
+            )
+    return tiers
+
+
+def read_words(value: object) -> tuple[str, ...]:
+    words = _strings(value, "an array")
+    for word in words:
+        if not word or any(character.isspace() for character in word):
+            raise BadValue(f"holds {_shown(word)}, which is no single word")
+    return words
+
+
+def read_mounts(value: object) -> tuple[tuple[str, str, bool], ...]:
+    """ "/on/the/box:/in/the/container", with ":ro" to make it read-only; one path: the same in
+    both."""
+    return tuple(map(_mount, _strings(value, "an array")))
+
+
+def _mount(text: str) -> tuple[str, str, bool]:
+    source, *more = text.removesuffix(":ro").split(":")
+    target = more[0] if more else source
+    if len(more) > 1 or not all(_is_plain_path(path) for path in (source, target)):
+        raise BadValue(
+            f"holds {_shown(text)}, which is no mount",
+            'write it as "/data", "/data:/mnt/data" or "/data:/mnt/data:ro"',
+        )
+    return source, target, text.endswith(":ro")
+
+
+def _is_plain_path(path: str) -> bool:
+    return path.startswith("/") and path != "/" and ".." not in path.split("/")
+
+
+def read_name(value: object) -> str:
+    name = read_string(value)
+    if not _NAME.fullmatch(name):
+        raise _must_be("a name of letters, digits, '-' and '_'", value)
+    return name
+
+
+def read_bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _must_be("true or false", value)
+    return value
+
+
+def bool_from_text(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise _must_be("true or false", text)
+    return text == "true"
+
+
+def read_number(least: float, most: float) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _must_be("a number", value)
+        if not least <= value <= most:
+            raise _must_be(f"from {least:g} to {most:g}", value)
+        return float(value)
+
+    return read
 
 
 def read_command(value: object) -> tuple[str, ...]:

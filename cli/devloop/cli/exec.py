@@ -13,7 +13,7 @@ from devloop.cafs.errors import DevloopError
 from devloop.sync.model import OnBusy
 from devloop.sync.progress import Progress
 
-from .attached import attach_to_run, terminal_size
+from .attached import attach_to_run, report_end, terminal_size
 from .common import (
     config_of,
     forwarded_ports,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from devloop.sync.session import Session
 
     from .config import Config
-    from .output import Sink
 
 __all__ = ["below_root", "run"]
 
@@ -87,7 +86,10 @@ async def _exec(args: argparse.Namespace, config: Config, command: tuple[str, ..
             )
         if outcome.run is not None and outcome.is_complete:
             await _pull(session, quiet=args.quiet)
-            await _report_end(outcome.run, sink)
+            if isinstance(sink, JsonSink):
+                await _emit_ended(sink, outcome.run)
+            else:
+                report_end(outcome.run)
         return outcome.status
 
 
@@ -152,13 +154,6 @@ async def _pull(session: Session, *, quiet: bool) -> None:
         return
     if not quiet:
         say_kept(result.kept)
-
-
-async def _report_end(run: Run, sink: Sink) -> None:
-    if isinstance(sink, JsonSink):
-        await _emit_ended(sink, run)
-    elif run.end.start_failed:
-        report_error(DevloopError(run.end.reason, hint=run.end.detail), sys.stderr)
 
 
 async def _emit_ended(sink: JsonSink, run: Run) -> None:

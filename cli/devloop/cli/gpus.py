@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
 
-from .common import config_of, open_agent, say
+from .common import config_of, open_connection, say, where
 from .runs import table
 from .words import duration, printable
 
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace) -> int:
     config = config_of(args, will_sync=False)
-    async with open_agent(config, start=True) as (client, _):
-        found = await client.list_gpus()
+    async with open_connection(config, start=True) as connection:
+        found = await connection.client.list_gpus()
     if found.is_unavailable:
         raise GpusUnavailable(f"the GPUs cannot be listed: {found.detail}")
     if args.json:
@@ -49,7 +49,7 @@ async def _run(args: argparse.Namespace) -> int:
     elif found.gpus:
         sys.stdout.write(printable(describe(found.gpus, now_s=time.time())))
     else:
-        say(f"no NVIDIA GPUs here: {found.detail}")
+        say(f"no NVIDIA GPUs {where(connection.target)}: {found.detail}")
     return 0
 
 

@@ -175,4 +175,6 @@ def config_flags(args: argparse.Namespace) -> dict[str, object]:
         flags["run.env"] = dict(args.env)
     if getattr(args, "gpus", None) is not None:
         flags["run.gpus"] = args.gpus
+    if getattr(args, "image", None) is not None:
+        flags["image"] = args.image
     return flags

@@ -126,14 +126,12 @@ class Plain:
             say(f"{name} has changed: leave, and start `devloop up` again to use it")
 
     def _rule(self, words: str) -> None:
-        status_line.clear()
-        sys.stderr.write(f"{RULE} {printable(words)} {RULE}\n")
-        sys.stderr.flush()
+        status_line.write(f"{RULE} {printable(words)} {RULE}\n")
 
     def _finished(self, run: Run) -> None:
         glyph, words = "✓" if run.end.status == 0 else "✗", run.end.words
-        if run.end.reason not in ("", f"exited {run.end.exit_code}", f"killed by {words}"):
-            glyph, words = "■", f"{words} ({run.end.reason})"  # ended on purpose
+        if run.end.cause:
+            glyph, words = "■", f"{words} ({run.end.cause})"  # ended on purpose
         took = duration(run.end.wall_s)
         cycle = self._cycles.pop(run.number, None)
         if cycle is None or not cycle.output_s:

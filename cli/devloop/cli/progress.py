@@ -80,6 +80,8 @@ def describe_progress(progress: Progress, now_s: float) -> str:
             return "connecting…"
         case "install":
             return f"installing the agent on the box: {_describe_install(progress)}"
+        case "image":
+            return f"image: {_describe_image(progress)}"
         case "scan":
             return f"scanning… {_files(progress.scanned_files)}"
         case "upload":
@@ -98,6 +100,15 @@ def _describe_install(progress: Progress) -> str:
             return "unpacking"
         case _:
             return "fetching what it needs"
+
+
+def _describe_image(progress: Progress) -> str:
+    if progress.image_phase == "mounting":
+        return "writing its metadata"
+    if not progress.image_total_bytes:
+        return f"{progress.image_phase}…"
+    done, total = size(progress.image_bytes), size(progress.image_total_bytes)
+    return f"{progress.image_phase} {done} of {total}"
 
 
 def _describe_upload(progress: Progress, took_s: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from devloop.sync.model import LogRecord, Run, RunState
 
-from .attached import attach_to_run
+from .attached import attach_to_run, report_end
 from .common import (
     choose_run,
     config_of,
@@ -135,6 +135,8 @@ async def _attach(args: argparse.Namespace) -> int:
         )
     if outcome.left_by == 0:  # else the terminal was closed: there is nobody to tell
         say(f"detached; `devloop attach {run.number}` comes back to it")
+    if outcome.run is not None and run.live:
+        report_end(outcome.run)
     return outcome.status
 
 

@@ -11,11 +11,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from devloop.cafs.errors import DevloopError
+from devloop.sync.progress import Progress
+from devloop.sync.session import ensured
 
-from .attached import attach_to_run, terminal_size
+from .attached import attach_to_run, report_end, terminal_size
 from .common import (
     config_of,
+    container_of,
     forwarded_ports,
     open_connection,
     open_session,
@@ -25,7 +27,7 @@ from .common import (
     say_saved_aside,
     workspace_ref,
 )
-from .errors import UsageError, report_error
+from .errors import UsageError
 from .output import StreamSink
 
 if TYPE_CHECKING:
@@ -58,10 +60,16 @@ async def _shell(args: argparse.Namespace, config: Config, command: tuple[str, .
     spec = _spec(args, config, command)
     if not args.sync:
         async with open_connection(config, start=True) as connection:
-            return await _attach(config, connection, workspace_ref(config), spec)
+            workspace = workspace_ref(config)
+            if (container := container_of(config)) is not None:
+                client = connection.client
+                spec = spec._replace(
+                    container=await ensured(client, container, workspace, Progress())
+                )
+            return await _attach(config, connection, workspace, spec)
     async with open_session(config) as session:
         await _sync(session)
-        return await _attach(config, session.connection, session.workspace, spec)
+        return await _attach(config, session.connection, session.workspace, session.placed(spec))
 
 
 def _spec(args: argparse.Namespace, config: Config, command: tuple[str, ...]) -> RunSpec:
@@ -108,6 +116,6 @@ async def _attach(
             is_tty=True,
             owner=spec.owner,
         )
-    if outcome.run is not None and outcome.run.end.start_failed:
-        report_error(DevloopError(outcome.run.end.reason, hint=outcome.run.end.detail), sys.stderr)
+    if outcome.run is not None:
+        report_end(outcome.run)
     return outcome.status

@@ -19,6 +19,7 @@ class StatusLine:
 
     def __init__(self) -> None:
         self.is_drawn = False
+        self.is_raw = False  # while a program has the terminal: a line feed then only feeds
         self._is_at_start = True  # of a line: what a program has begun is not drawn over
 
     @property
@@ -38,6 +39,16 @@ class StatusLine:
             self.is_drawn = False
             sys.stderr.write(_CLEAR)
             sys.stderr.flush()
+
+    def write(self, lines: str) -> None:
+        """Whole lines of ours, each from the left edge on."""
+        self.clear()
+        if self.is_raw and sys.stderr.isatty():
+            lines = ("" if self._is_at_start else "\n") + lines
+            lines = lines.replace("\n", "\r\n")
+            self._is_at_start = True
+        sys.stderr.write(lines)
+        sys.stderr.flush()
 
     def make_way(self, data: bytes) -> None:
         """Before a program's output is written."""

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
     from devloop.sync.ports import PortSpec
 
-__all__ = ["SHELLS", "VERBS", "Verb"]
+__all__ = ["IMAGE_ACTIONS", "SHELLS", "VERBS", "Verb"]
 
 SHELLS = ("bash", "zsh", "fish")
+IMAGE_ACTIONS = ("pull", "push", "ls", "inspect", "rm", "gc", "verify")
 
 
 class Verb(NamedTuple):
@@ -68,6 +69,15 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--gpus",
         metavar="WISH",
         help='pick free GPUs for it: 1, "A100:2", "24GB.."; 0 hides them all',
+    )
+    _add_image(parser)
+
+
+def _add_image(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image",
+        metavar="REFERENCE",
+        help='run in a container of this image; "host": among the box\'s own files',
     )
 
 
@@ -126,6 +136,18 @@ def _shell_flags(parser: argparse.ArgumentParser) -> None:
         metavar="K=V",
         help="set a variable of the shell's environment; may be repeated",
     )
+    _add_image(parser)
+
+
+def _image_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=IMAGE_ACTIONS, metavar="ACTION", help="what to do")
+    parser.add_argument(
+        *("words",), nargs="*", metavar="REFERENCE", help="default: the project's own image"
+    )
+    parser.add_argument(
+        "--to", metavar="PLACE", help='of push: "file:///dir" or "ssh://host"; default: store[0]'
+    )
+    _flag(parser, "--json", help="print one object with everything")
 
 
 def _clean_flags(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +266,14 @@ VERBS: dict[str, Verb] = {
         _add_run,
     ),
     "pull": Verb(_RUNS, "pull", "fetch the outputs of the runs", "", "devloop pull", _no_flags),
+    "image": Verb(
+        "devloop.cli.image",
+        "run",
+        "bring images to the box, list them, pass them on, remove them",
+        "{pull,push,ls,inspect,rm,gc,verify} [REFERENCE …]",
+        "devloop image pull python:3.12-slim",
+        _image_flags,
+    ),
     "clean": Verb(
         "devloop.cli.clean",
         "run",

@@ -14,7 +14,7 @@ import grpc.aio
 from devloop.proto.v1 import agent_pb2 as pb
 
 from .agent_errors import AgentGone, RemoteError
-from .client import _errors as call_errors
+from .client import call_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence

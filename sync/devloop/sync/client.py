@@ -57,12 +57,15 @@ if TYPE_CHECKING:
     from .ahead import AheadFrame
     from .carrier import Accepted, Carrier
     from .gpus import Gpu, Gpus
+    from .image_calls import ImageCalls
+    from .images import Container
+    from .metrics import GpuSample, Sample
     from .model import AttachEvent
     from .ports import PortSpec
     from .upkeep import Cleaned, Usage, Verified, WorkspaceUsage
     from .upload import Frame, Segment, SmallBlob
 
-__all__ = ["AgentClient", "Attachment"]
+__all__ = ["AgentClient", "Attachment", "call_errors"]
 
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_DIGESTS = 65536
@@ -96,7 +99,7 @@ class AgentClient:
         await self._channel.close()
 
     async def hello(self, *, timeout_s: float | None = None) -> HostFacts:
-        with _errors():
+        with call_errors():
             reply = await self._stub.Hello(
                 pb.HelloRequest(client_version=VERSION), timeout=timeout_s
             )
@@ -104,7 +107,7 @@ class AgentClient:
 
     async def shutdown(self, *, stop_runs: bool) -> list[int]:
         """Returns the live runs; with any, and without `stop_runs`, the agent stays."""
-        with _errors():
+        with call_errors():
             reply = await self._stub.Shutdown(pb.ShutdownRequest(stop_runs=stop_runs))
         return list(reply.live_runs)
 
@@ -114,7 +117,7 @@ class AgentClient:
         found: list[Digest] = []
         for start in range(0, len(digests), MAX_DIGESTS):
             joined = b"".join(digests[start : start + MAX_DIGESTS])
-            with _errors():
+            with call_errors():
                 reply = await self._stub.HaveBlobs(pb.HaveBlobsRequest(digests=joined))
             found += split_digests(reply.missing)
         return found
@@ -122,18 +125,18 @@ class AgentClient:
     async def put(self, frames: Iterator[Frame]) -> None:
         """Uploads; the frames are made on a thread, while earlier ones are on their way."""
         call = self._stub.PutBlobs(_messages(frames))
-        with _errors():
+        with call_errors():
             await call
 
     async def put_ahead(self, workspace: WorkspaceRef, frames: AsyncIterator[AheadFrame]) -> None:
         call = self._stub.PutBlobs(_ahead_messages(workspace, frames))
-        with _errors():
+        with call_errors():
             await call
 
     async def find_chunks(self, base: Digest, chunks: list[Digest]) -> list[CopyRange] | None:
         """Where in `base` the chunks are; size 0 = nowhere. None when the agent lacks `base`."""
         request = pb.HaveChunksRequest(base=base, chunks=b"".join(chunks))
-        with _errors():
+        with call_errors():
             reply = await self._stub.HaveChunks(request)
         if not reply.base_found:
             return None
@@ -166,13 +169,13 @@ class AgentClient:
             run=_spec_message(run) if run is not None else None,
             repair=repair,
         )
-        with _errors():
+        with call_errors():
             reply = await self._stub.Apply(request)
         return _applied(reply)
 
     async def list_outputs(self, workspace_id: str, patterns: Iterable[str]) -> list[Output]:
         request = pb.ListOutputsRequest(workspace_id=workspace_id, patterns=patterns)
-        with _errors():
+        with call_errors():
             return [
                 Output(o.path, o.size_bytes, o.mtime_ns, o.mode)
                 async for reply in self._stub.ListOutputs(request)
@@ -190,7 +193,7 @@ class AgentClient:
             size_bytes=output.size_bytes,
             mtime_ns=output.mtime_ns,
         )
-        with _errors():
+        with call_errors():
             async for reply in self._stub.ReadOutput(request):
                 yield reply.data, reply.digest
 
@@ -200,7 +203,7 @@ class AgentClient:
         """Of every workspace when no id is given."""
         from .upkeep import Usage
 
-        with _errors():
+        with call_errors():
             reply = await self._stub.Usage(pb.UsageRequest(workspace_id=workspace_id))
         workspaces = [_workspace_usage(usage) for usage in reply.workspaces]
         return Usage(workspaces, reply.store_bytes, reply.store_limit_bytes)
@@ -209,14 +212,14 @@ class AgentClient:
         """Removes these workspaces, then blobs that nobody needs."""
         from .upkeep import Cleaned
 
-        with _errors():
+        with call_errors():
             reply = await self._stub.Clean(pb.CleanRequest(workspace_ids=workspace_ids))
         return Cleaned(reply.freed_bytes, list(reply.left))
 
     async def verify_store(self) -> Verified:
         from .upkeep import Verified
 
-        with _errors():
+        with call_errors():
             reply = await self._stub.VerifyStore(pb.VerifyStoreRequest())
         return Verified(reply.blobs, reply.damaged, list(reply.problems))
 
@@ -225,22 +228,34 @@ class AgentClient:
     async def list_gpus(self) -> Gpus:
         from .gpus import Gpus
 
-        with _errors():
+        with call_errors():
             reply = await self._stub.ListGpus(pb.ListGpusRequest())
         gpus = tuple(_gpu(gpu, str(gpu.index)) for gpu in reply.gpus)
         return Gpus(gpus, reply.detail, reply.state == pb.GPU_STATE_UNAVAILABLE)
+
+    # -- metrics
+
+    async def metrics(self, interval_s: float) -> AsyncGenerator[Sample, None]:
+        """A sample now, and one every so often (0.1 to 60 s), until closed."""
+        call = self._stub.Metrics(pb.MetricsRequest(interval_s=interval_s))
+        try:
+            with call_errors():
+                async for reply in call:
+                    yield _sample(reply)
+        finally:
+            call.cancel()
 
     # -- runs
 
     async def list_runs(self, workspace_id: str = "") -> list[Run]:
         """Newest first; of every workspace when no id is given."""
-        with _errors():
+        with call_errors():
             reply = await self._stub.ListRuns(pb.ListRunsRequest(workspace_id=workspace_id))
         return [_run(run) for run in reply.runs]
 
     async def count_followers(self, workspace_id: str) -> int:
         """Clients that have an `up` of the workspace open, this one included."""
-        with _errors():
+        with call_errors():
             reply = await self._stub.ListRuns(
                 pb.ListRunsRequest(workspace_id=workspace_id, limit=1)
             )
@@ -251,9 +266,14 @@ class AgentClient:
     ) -> tuple[list[Run], list[str]]:
         """Ends a run, or with 0 all of the workspace. Returns them, and processes still there."""
         request = pb.StopRunRequest(workspace_id=workspace_id, run=number, kill=kill)
-        with _errors():
+        with call_errors():
             reply = await self._stub.StopRun(request)
         return [_run(run) for run in reply.stopped], list(reply.left)
+
+    async def keep_run(self, workspace_id: str, number: int) -> None:
+        """It goes on without its clients, for as long as it takes."""
+        with call_errors():
+            await self._stub.KeepRun(pb.KeepRunRequest(workspace_id=workspace_id, run=number))
 
     def attach(
         self,
@@ -312,7 +332,7 @@ class AgentClient:
     async def _attach(self, opened: pb.AttachOpen) -> AsyncIterator[Attachment]:
         call = self._stub.Attach()
         try:
-            with _errors():
+            with call_errors():
                 await call.write(pb.AttachRequest(open=opened))
                 if not opened.follow:
                     await call.done_writing()
@@ -333,15 +353,20 @@ class AgentClient:
             ),
             run=_spec_message(spec),
         )
-        with _errors():
+        with call_errors():
             return _run(await self._stub.StartShell(request))
 
     def carrier(self) -> Carrier:
         """For one TCP connection, to be opened."""
         from .carrier import Carrier
 
-        with _errors():
+        with call_errors():
             return Carrier(self._stub.Forward())
+
+    def images(self) -> ImageCalls:
+        from .image_calls import ImageCalls
+
+        return ImageCalls(self._stub)
 
     def accepted_on_box(
         self, ports: Sequence[PortSpec], owner: str
@@ -364,7 +389,7 @@ class Attachment:
         self._writing = asyncio.Lock()
 
     async def __aiter__(self) -> AsyncIterator[AttachEvent]:
-        with _errors():
+        with call_errors():
             async for reply in self._call:
                 match reply.WhichOneof("kind"):
                     case "records":
@@ -400,7 +425,7 @@ class Attachment:
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def call_errors() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
@@ -497,6 +522,23 @@ def _spec_message(spec: RunSpec) -> pb.RunSpec:
         owner=spec.owner,
         cwd=spec.cwd,
         gpus=spec.gpus,
+        container=None if spec.container is None else _container(spec.container),
+    )
+
+
+def _container(container: Container) -> pb.Container:
+    return pb.Container(
+        index=container.index_digest,
+        reference=container.source.reference,
+        mounts=[pb.Mount(**mount._asdict()) for mount in container.mounts],
+        isolated_network=container.isolated_network,
+        shm_bytes=container.shm_bytes,
+        memory_bytes=container.memory_bytes,
+        cpus=container.cpus,
+        keep=container.keep,
+        caches=container.caches,
+        user=container.user,
+        store=container.source.store,
     )
 
 
@@ -598,6 +640,50 @@ def _gpu(gpu: pb.Gpu, label: str) -> Gpu:
         users=tuple(gpu.users),
         is_divided=gpu.divided,
         slices=tuple(_gpu(part, f"{label}:{part.index}") for part in gpu.slices),
+    )
+
+
+def _sample(reply: pb.MetricsSample) -> Sample:
+    from .metrics import GpuState, HostSample, Sample
+
+    host = reply.host
+    return Sample(
+        time_ns=reply.time_ns,
+        host=HostSample(
+            cpu_percent=host.cpu_percent,
+            memory_used_bytes=host.memory_used_bytes,
+            memory_total_bytes=host.memory_total_bytes,
+            disk_used_bytes=host.disk_used_bytes,
+            disk_total_bytes=host.disk_total_bytes,
+            load_1m=host.load_1m,
+            net_received_bytes=host.net_received_bytes,
+            net_sent_bytes=host.net_sent_bytes,
+        ),
+        gpu_state=GpuState(reply.gpu_state),
+        gpu_detail=reply.gpu_detail,
+        gpus=tuple(_gpu_sample(gpu, str(gpu.index)) for gpu in reply.gpus),
+    )
+
+
+def _gpu_sample(gpu: pb.Gpu, label: str) -> GpuSample:
+    from .metrics import GpuSample, SampleProcess
+
+    return GpuSample(
+        uuid=gpu.uuid,
+        label=label,
+        name=gpu.name,
+        utilization_percent=gpu.utilization_percent,
+        memory_used_bytes=gpu.memory_used_bytes,
+        memory_total_bytes=gpu.memory_total_bytes,
+        temperature_c=gpu.temperature_c,
+        power_w=gpu.power_w,
+        power_limit_w=gpu.power_limit_w,
+        throttle_reasons=tuple(gpu.throttle_reasons),
+        processes=tuple(
+            SampleProcess(p.pid, p.memory_bytes, p.command, p.user, not p.draws)
+            for p in gpu.processes
+        ),
+        slices=tuple(_gpu_sample(part, f"{label}:{part.index}") for part in gpu.slices),
     )
 
 

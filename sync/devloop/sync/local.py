@@ -72,6 +72,9 @@ class LocalTarget:
     async def close(self) -> None:
         """There is nothing between us and the agent."""
 
+    async def forget(self) -> None:
+        """As for `close`."""
+
 
 async def connect_if_running() -> tuple[AgentClient, HostFacts] | None:
     """The agent of this user on this machine, of whatever version; None when there is none.

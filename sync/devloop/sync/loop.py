@@ -100,6 +100,7 @@ class Loop:
         self._root_gone = False
         self._is_told = asyncio.Event()  # how the last run ended
         self._leaving = asyncio.Event()
+        self._keeps_run = False
         self._killing = asyncio.Event()
         self._tasks: asyncio.TaskGroup
 
@@ -116,13 +117,22 @@ class Loop:
         self._inbox.put_nowait(plan.PauseSet(paused))
         self.events.put_nowait(Paused(paused))
 
+    def tell(self, text: str, hint: str = "") -> None:
+        """A notice of whoever works beside the loop; dropped when nobody listens."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self.events.put_nowait(Notice(text, hint))
+
     def interrupt(self) -> None:
         """SIGINT to the live run."""
         if self.live_run is not None and self._attachment is not None:
             self._spawn(self._tell(self._attachment.signal(signal.SIGINT, run=self.live_run)))
 
-    def leave(self, *, kill: bool = False) -> None:
-        """Ends the live run and the loop; with `kill`, without asking the program."""
+    def leave(self, *, kill: bool = False, keep: bool = False) -> None:
+        """Ends the live run and the loop; with `kill`, without asking the program.
+
+        With `keep` the run goes on, for as long as it takes.
+        """
+        self._keeps_run = keep
         self._leaving.set()
         if kill:
             self._killing.set()
@@ -158,6 +168,9 @@ class Loop:
         number = self.live_run
         if number is None:
             return
+        if self._keeps_run:
+            await self._keep_run(number)
+            return
         stopping = asyncio.create_task(self._stop_run(number, kill=False))
         killing = asyncio.create_task(self._killing.wait())
         await asyncio.wait([stopping, killing], return_when=asyncio.FIRST_COMPLETED)
@@ -170,6 +183,14 @@ class Loop:
                     await self._is_told.wait()
         elif not self._session.connection.target.is_local:
             await self.events.put(_left_behind(number, self._session.connection.target.name))
+
+    async def _keep_run(self, number: int) -> None:
+        session = self._session
+        try:
+            async with asyncio.timeout(KILL_ANSWER_S):
+                await session.client.keep_run(session.workspace.id, number)
+        except (DevloopError, TimeoutError):
+            await self.events.put(_left_behind(number, session.connection.target.name))
 
     async def _kill_run(self, number: int) -> bool:
         """Whether it is gone. Who wants to leave is not kept by a link that does not answer."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from devloop.cafs.digest import Digest
 
+    from .images import Container
+
 __all__ = [
     "Applied",
     "AttachEvent",
@@ -108,6 +110,7 @@ class RunSpec(NamedTuple):
     owner: str = ""
     cwd: bytes = b""  # relative to the workspace
     gpus: str = ""  # a wish, see cafs/gpu_wish.py; empty: CUDA_VISIBLE_DEVICES is left alone
+    container: Container | None = None  # None: it sees the box's own files
 
     def __repr__(self) -> str:
         """Without the environment: it may hold secrets."""
@@ -141,6 +144,12 @@ class RunEnd(NamedTuple):
             return signal.Signals(self.signal).name
         except ValueError:
             return f"signal {self.signal}"
+
+    @property
+    def cause(self) -> str:
+        """What ended it, where that was not the command itself: "", "stopped", "lost: …"."""
+        by_itself = ("", f"exited {self.exit_code}", f"killed by {self.words}")
+        return "" if self.reason in by_itself else self.reason
 
 
 class RunGpu(NamedTuple):

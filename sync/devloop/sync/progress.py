@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["InstallPhase", "Progress", "Step"]
+__all__ = ["ImagePhase", "InstallPhase", "Progress", "Step"]
 
-Step: TypeAlias = Literal["connect", "install", "scan", "upload", "apply"]
+Step: TypeAlias = Literal["connect", "install", "image", "scan", "upload", "apply"]
 InstallPhase: TypeAlias = Literal["fetching", "python", "sending", "unpacking"]
+ImagePhase: TypeAlias = Literal["resolving", "fetching", "prefetching", "mounting"]
 
 PAUSE_S = 0.2  # work that goes on within it is the same work
 
@@ -37,6 +38,9 @@ class Progress:
         self.total_files = 0
         self.total_bytes = 0
         self.install_phase: InstallPhase | None = None
+        self.image_phase: ImagePhase = "resolving"
+        self.image_bytes = 0
+        self.image_total_bytes = 0  # 0: not known yet
         self._steps: list[Step] = []  # under way, in the order in which they were begun
         self._holds = 0
         self._ended_s = -PAUSE_S
@@ -90,6 +94,11 @@ class Progress:
         self.install_phase = phase
         self.sent_bytes, self.total_bytes = sent_bytes, total_bytes
         self._tell()
+
+    def image(self, phase: ImagePhase, done_bytes: int, total_bytes: int) -> None:
+        """Of the step `image`, so far."""
+        self.image_phase = phase
+        self.image_bytes, self.image_total_bytes = done_bytes, total_bytes
 
     def _tell(self) -> None:
         if self.step is None:

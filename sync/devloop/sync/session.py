@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .client import AgentClient
+    from .images import Container
     from .model import HostFacts, RunSpec
     from .outputs import PullResult
     from .push import Pushed
     from .scan import Scan
     from .target import Target
 
-__all__ = ["NeverQuiet", "Project", "ScanTimes", "Session", "workspace_of"]
+__all__ = ["NeverQuiet", "Project", "ScanTimes", "Session", "ensured", "workspace_of"]
 
 MAX_RESCANS = 20
 MAX_BYTES_ON_LOOP = 1 << 20  # hashed within a millisecond; more is for a thread
@@ -54,6 +55,7 @@ class Project(NamedTuple):
     root: Path  # absolute
     ignore: tuple[str, ...] = ()  # gitignore syntax
     outputs: tuple[str, ...] = ()  # gitignore syntax
+    container: Container | None = None  # None: runs see the box's own files
 
 
 class ScanTimes:
@@ -99,6 +101,7 @@ class Session:
         self._saved_scan: Scan | None = None
         self._saving: asyncio.Task[None] | None = None
         self._scanning = asyncio.Lock()
+        self._container: Container | None = None  # with its index, when the agent has said it
 
     @classmethod
     async def open(
@@ -125,8 +128,10 @@ class Session:
         session = cls(project, workspace, connection, scanner, progress)
         session.pusher.follow(ahead)
         try:
+            await session._ensure_image()
             session._note_scan(await scanning)
         except BaseException:
+            scanning.cancel()
             await session.pusher.close()
             await connection.close()
             raise
@@ -173,6 +178,18 @@ class Session:
         finally:
             self.progress.installing(None)
         self.pusher = self._new_pusher()
+        await self._ensure_image()
+
+    async def _ensure_image(self) -> None:
+        """The agent may be another one than before, or one that has lost it."""
+        wanted = self.project.container
+        if wanted is not None:
+            with self.progress.during("image"):
+                self._container = await ensured(self.client, wanted, self.workspace, self.progress)
+
+    def placed(self, spec: RunSpec) -> RunSpec:
+        """The same, to be run where the project's runs live."""
+        return spec._replace(container=self._container)
 
     async def scan(self, changed_dirs: frozenset[bytes] | None = None) -> Scan:
         """Everything, or these directories. Raises RootGone."""
@@ -215,7 +232,10 @@ class Session:
             try:
                 with contextlib.nullcontext() if waits else self.progress.during("apply"):
                     return await self.pusher.push(
-                        scan.tree, run=run, stop_runs=stop_runs, on_busy=on_busy
+                        scan.tree,
+                        run=run and self.placed(run),
+                        stop_runs=stop_runs,
+                        on_busy=on_busy,
                     )
             except SourcesChanged as error:
                 began = time.perf_counter()
@@ -232,6 +252,16 @@ class Session:
         outputs = self.project.outputs
         pull = Pull(self.client, self.workspace.id, self.project.root, outputs, ledger)
         return await pull.run()
+
+
+async def ensured(
+    client: AgentClient, container: Container, workspace: WorkspaceRef, progress: Progress
+) -> Container:
+    """The container with the index of its image, once runs may name it."""
+    image = await client.images().ensure(
+        container.source, progress.image, workspace_id=workspace.id
+    )
+    return container._replace(index_digest=image.index_digest)
 
 
 async def _first_scan(scanner: Scanner, progress: Progress, ahead: Ahead) -> Scan:

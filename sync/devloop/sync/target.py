@@ -34,12 +34,14 @@ class OtherVersion(DevloopError):
 
     hint = "wait for them (`devloop ps`), or end them and the agent with `devloop down`"
 
-    def __init__(self, where: str, version: str, live_runs: Sequence[int]) -> None:
-        """`where`: "here", "on gpu1"."""
+    def __init__(
+        self, where: str, version: str, live_runs: Sequence[int], own: str = VERSION
+    ) -> None:
+        """`where`: "here", "on gpu1". `version`, `own`: the builds, where versions are alike."""
         numbers = ", ".join(map(str, live_runs))
         are = "is" if len(live_runs) == 1 else "are"
         super().__init__(
-            f"the agent {where} is devloop {version}, this is {VERSION}, and run {numbers} {are} "
+            f"the agent {where} is devloop {version}, this is {own}, and run {numbers} {are} "
             "live there"
         )
 
@@ -70,6 +72,9 @@ class Target(Protocol):
 
     async def close(self) -> None:
         """Gives up what reaches the agent; the agent goes on."""
+
+    async def forget(self) -> None:
+        """After `close`: ends what was kept to reach it faster the next time."""
 
 
 class Connection:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +19,12 @@ import psutil
 import pytest
 from tests.sshd import free_port, start_sshd
 
+import devloop.sync.ssh.connect as connect_module
 from devloop.sync.ssh.connect import SshOptions, connect
 from devloop.sync.ssh.errors import (
     AuthenticationFailed,
     ClosedEarly,
+    CommandTimedOut,
     ConfigInvalid,
     ConnectFailed,
     ConnectTimedOut,
@@ -31,9 +34,10 @@ from devloop.sync.ssh.errors import (
     PortRefused,
     SshError,
 )
+from devloop.sync.ssh.gateway import Gateway
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.sshd import Sshd
 
@@ -218,6 +222,87 @@ async def test_a_connection_can_stay_for_the_next_command(sshd: Sshd) -> None:
     assert (await link.run("echo in")).stdout == b"in\n"
     await link.close()
     assert sshd.log.count("Accepted publickey") == 2
+
+
+# -- again, after a connection was lost
+
+
+@pytest.fixture
+def master(sshd: Sshd) -> Iterator[Sshd]:
+    """A box that the user has a ControlMaster to."""
+    path = Path(os.environ["DEVLOOP_RUNTIME_DIR"]) / "users"
+    options = {"ControlPath": str(path), "ControlMaster": "auto", "ControlPersist": "60"}
+    sshd.config.write_text(sshd.client_config(**options))
+    _run(*sshd.ssh(), "true")
+    yield sshd
+    sshd.signal_connections(signal.SIGCONT)
+    _run(*sshd.ssh("-O", "exit"))
+
+
+async def _says(sshd: Sshd, word: str) -> bytes:
+    link = await connect("box", SshOptions("openssh", sshd.config), again=True)
+    try:
+        return (await link.run(f"echo {word}")).stdout
+    finally:
+        await link.close()
+
+
+async def test_after_a_loss_the_users_dead_master_is_left_aside(master: Sshd) -> None:
+    master.signal_connections(signal.SIGSTOP)
+    async with asyncio.timeout(10):
+        assert await _says(master, "in") == b"in\n"
+    assert master.log.count("Accepted publickey") == 2
+
+
+async def test_after_a_loss_the_users_master_serves_where_the_user_is_needed(master: Sshd) -> None:
+    (master.folder / "authorized_keys").write_text("")
+    assert await _says(master, "in") == b"in\n"
+    assert master.log.count("Accepted publickey") == 1
+
+
+async def test_a_dead_master_is_given_up_in_time_where_the_user_is_needed(
+    master: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect_module, "ANSWER_TIMEOUT_S", 0.5)
+    (master.folder / "authorized_keys").write_text("")
+    master.signal_connections(signal.SIGSTOP)
+    async with asyncio.timeout(10):
+        with pytest.raises(CommandTimedOut):
+            await _says(master, "in")
+
+
+# -- a runtime directory whose path is too long for a socket
+
+
+@pytest.mark.parametrize("persist_s", [0, 30])
+async def test_a_long_runtime_directory_is_no_hindrance_and_leaves_nothing_elsewhere(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, persist_s: int
+) -> None:
+    monkeypatch.setenv("DEVLOOP_RUNTIME_DIR", str(tmp_path / ("long" * 30)))
+    monkeypatch.setattr(tempfile, "mkdtemp", made := Made(tempfile.mkdtemp))
+    link = await connect("box", SshOptions("openssh", sshd.config, persist_s=persist_s))
+    try:
+        assert (await link.run("echo in")).stdout == b"in\n"
+        with Gateway() as gateway, socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(gateway.path))
+            (await gateway.accept()).close()
+    finally:
+        await link.close()
+    assert len(made.folders) == 2
+    assert not [folder for folder in made.folders if folder.exists()]
+
+
+class Made:
+    """Makes folders as before, and knows them."""
+
+    def __init__(self, make: Callable[..., str]) -> None:
+        self.folders: list[Path] = []
+        self._make = make
+
+    def __call__(self, *args: object, **options: object) -> str:
+        made = self._make(*args, **options)
+        self.folders.append(Path(made))
+        return made
 
 
 def _run(*argv: str) -> None:

@@ -49,14 +49,18 @@ class BridgeOptions(NamedTuple):
 
 
 class Bridge:
-    """A live one. `agent_build` is what the agent is; `is_ours`, whether it is this client's."""
+    """A live one. `agent_build` is what the agent is, `own_build` what this client is."""
 
-    def __init__(self, answer: _Answer, agent_build: str, own: str) -> None:
+    def __init__(self, answer: _Answer, agent_build: str, own_build: str) -> None:
         self.agent_build = agent_build
-        self.is_ours = agent_build == own
+        self.own_build = own_build
         self._command = answer.command
         self._ours = answer.ours
         self._relay: _Relay | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        return self.agent_build == self.own_build
 
     def carry(self, sock: socket.socket) -> None:
         """Leads `sock`, whose other end speaks gRPC, to the agent; takes the socket over. Once."""

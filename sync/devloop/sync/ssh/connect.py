@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from devloop.cafs import dirs
 from devloop.cafs.digest import digest_of
 
-from .errors import ClientMissing, ConfigInvalid
+from .errors import AuthenticationFailed, ClientMissing, ConfigInvalid
 from .host import parse_host
-from .openssh import MAX_CONTROL_PATH, Call, Shared, connect_openssh
+from .openssh import TEMPORARY_NAME_BYTES, Call, Shared, connect_openssh, end_master
 from .resolve import has_openssh, resolve
+from .sockets import fits
 
 if TYPE_CHECKING:
     from .host import HostSpec
     from .link import Link, Prompter
     from .resolve import Resolved
 
-__all__ = ["Client", "SshOptions", "choose_client", "connect"]
+__all__ = ["Client", "SshOptions", "choose_client", "connect", "end_kept"]
+
+ANSWER_TIMEOUT_S = 5.0  # of a login shell's start, over a connection that may be dead
 
 Client = Literal["openssh", "paramiko"]
 
@@ -36,9 +39,13 @@ class SshOptions(NamedTuple):
     persist_s: int = 0
 
 
-async def connect(target: str, options: SshOptions, prompter: Prompter | None = None) -> Link:
+async def connect(
+    target: str, options: SshOptions, prompter: Prompter | None = None, *, again: bool = False
+) -> Link:
     """One authenticated connection; nobody is asked anything without a prompter.
 
+    `again`: after a connection was lost. It may be one that is shared, so this one is not, unless
+    nobody is let in without the user.
     Raises a subclass of SshError for each cause, DirectoryUnusable.
     """
     spec = parse_host(target)
@@ -62,7 +69,35 @@ async def connect(target: str, options: SshOptions, prompter: Prompter | None = 
         may_ask=in_terminal,
         overrides=_overrides(resolved),
     )
+    if again:
+        return await _connect_again(call, resolved)
     return await connect_openssh(call, _shared(spec, resolved, options))
+
+
+async def _connect_again(call: Call, resolved: Resolved) -> Link:
+    """The user's own ControlMaster has what it takes to get in; whether it lives is to be seen."""
+    try:
+        return await connect_openssh(call)
+    except AuthenticationFailed:
+        master = resolved.control_path
+        if master is None or not master.exists():
+            raise
+    link = await connect_openssh(call, Shared(master))
+    try:
+        await link.run(":", timeout_s=ANSWER_TIMEOUT_S)
+    except BaseException:
+        await link.close()
+        raise
+    return link
+
+
+async def end_kept(target: str, options: SshOptions) -> None:
+    """The connection that `persist_s` keeps, if there is one. Raises SshErrors."""
+    spec = parse_host(target)
+    resolved = await resolve(spec, options.config_file)
+    shared = _shared(spec, resolved, options)
+    if shared is not None and shared.persist_s is not None:
+        await end_master(Call(spec, options.config_file), shared.path)
 
 
 def choose_client(
@@ -108,4 +143,5 @@ def _shared(spec: HostSpec, resolved: Resolved, options: SshOptions) -> Shared |
         return None
     key = repr((spec, options.config_file, resolved)).encode()
     path = dirs.runtime_dir() / f"p-{digest_of(key).hex()[:16]}"
-    return Shared(path, options.persist_s) if len(str(path)) <= MAX_CONTROL_PATH else None
+    is_short = fits(path, spare_bytes=TEMPORARY_NAME_BYTES)
+    return Shared(path, options.persist_s) if is_short else None

@@ -8,6 +8,7 @@ from devloop.cafs.errors import DevloopError
 
 __all__ = [
     "AuthenticationFailed",
+    "AuthenticationTimedOut",
     "ClientMissing",
     "ClosedEarly",
     "CommandTimedOut",
@@ -86,6 +87,12 @@ class AuthenticationFailed(SshError):
     """The far side takes none of the keys and passwords that were offered."""
 
     hint = "does `ssh HOST` work? `ssh-add -l` lists the keys of the agent"
+
+
+class AuthenticationTimedOut(AuthenticationFailed):
+    """Nothing was refused, and nobody was let in."""
+
+    hint = "a security key that waits to be touched, a locked agent, or a box that hangs is usual"
 
 
 class HostKeyError(SshError):

@@ -7,12 +7,10 @@ alone; whoever connects first gets the box, and then the address is gone.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
 import socket
 from typing import TYPE_CHECKING
 
-from devloop.cafs import dirs
+from .sockets import new_place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +23,8 @@ class Gateway:
     """Listens while it is entered. Raises DirectoryUnusable."""
 
     def __init__(self) -> None:
-        directory = dirs.runtime_dir()
-        dirs.ensure_private(directory)
-        self.path: Path = directory / f"g-{secrets.token_hex(4)}"
+        self._place = new_place("g")
+        self.path: Path = self._place.path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._socket.bind(str(self.path))
@@ -38,8 +35,7 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        self._place.clear()
 
     async def accept(self) -> socket.socket:
         """The first connection; it is in non-blocking mode."""

@@ -9,34 +9,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from devloop.cafs import dirs
 
 from .child import start_child
 from .completed import run_on
-from .errors import ConnectTimedOut, LinkLost, SshError
+from .errors import AuthenticationTimedOut, LinkLost, SshError
+from .sockets import Place, new_place
 from .words import error_from_words
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from .child import Child
     from .host import HostSpec
     from .link import Completed
 
-__all__ = ["Call", "OpensshLink", "Shared", "connect_openssh"]
+__all__ = [
+    "TEMPORARY_NAME_BYTES",
+    "Call",
+    "OpensshLink",
+    "Shared",
+    "connect_openssh",
+    "end_master",
+]
 
 SSH_FAILED = 255
 AUTHENTICATION_TIMEOUT_S = 20.0
 POLL_S = 0.003
 NOTICE_S = 0.3
-# ssh makes its socket beside this path under a name with 17 more characters; macOS takes 103.
-MAX_CONTROL_PATH = 103 - 17
+END_MASTER_S = 2.0
+TEMPORARY_NAME_BYTES = 17  # ssh makes its socket beside the path, under a name so much longer
 
 # What the user's configuration may say for terminals, and what would get in the way here.
 ALWAYS = {
@@ -101,21 +108,36 @@ async def connect_openssh(call: Call, shared: Shared | None = None) -> OpensshLi
     Raises a subclass of SshError that names the cause, DirectoryUnusable.
     """
     if shared is None:
-        path = await asyncio.to_thread(_new_control_path)
-        own = ("-S", str(path), "-o", "ControlPersist=no")
-        return await _authenticate(call, path, ("-M", *own), (*own, "-o", "ControlMaster=no"))
+        place = await asyncio.to_thread(new_place, "m", spare_bytes=TEMPORARY_NAME_BYTES)
+        own = ("-S", str(place.path), "-o", "ControlPersist=no")
+        return await _authenticate(call, place, ("-M", *own), (*own, "-o", "ControlMaster=no"))
     flags: tuple[str, ...] = ()
     if shared.persist_s is not None:
         await asyncio.to_thread(dirs.ensure_private, shared.path.parent)
         flags = ("-S", str(shared.path), "-o", f"ControlPersist={shared.persist_s}")
     if _answers(shared.path):
-        return OpensshLink(call, shared.path, flags, None)
+        return OpensshLink(call, Place(shared.path), flags, None)
     master = (*flags, "-o", "ControlMaster=auto") if flags else ()
-    return await _authenticate(call, shared.path, master, flags)
+    return await _authenticate(call, Place(shared.path), master, flags)
+
+
+async def end_master(call: Call, control_path: Path) -> None:
+    """A shared master, with whatever runs over it. Raises ClientMissing."""
+    if not _answers(control_path):
+        return
+    argv = call.argv("-S", str(control_path), "-O", "exit")
+    child = await start_child(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(END_MASTER_S):
+            await child.wait()
+    except TimeoutError:
+        pass  # it does not listen, and ends when its time is over
+    finally:
+        await child.end()
 
 
 async def _authenticate(
-    call: Call, path: Path, master: tuple[str, ...], client: tuple[str, ...]
+    call: Call, place: Place, master: tuple[str, ...], client: tuple[str, ...]
 ) -> OpensshLink:
     holder = await start_child(
         ["/bin/sh", "-c", HOLDER, "sh", *call.argv("-N", *master)],
@@ -123,17 +145,17 @@ async def _authenticate(
         stdout=subprocess.DEVNULL,
         in_terminal=call.may_ask,
     )
-    link = OpensshLink(call, path, client, holder)
+    link = OpensshLink(call, place, client, holder)
     limit_s = None if call.may_ask else call.connect_timeout_s + AUTHENTICATION_TIMEOUT_S
     try:
         async with asyncio.timeout(limit_s):
-            while not _answers(path):
+            while not _answers(place.path):
                 if link.lost.is_set():
                     raise link.reason or LinkLost(f"the connection to {call.spec} has ended")
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         await link.close()
-        raise ConnectTimedOut(f"{call.spec} did not finish authentication") from None
+        raise AuthenticationTimedOut(f"{call.spec} did not finish authentication") from None
     except BaseException:
         await link.close()
         raise
@@ -146,13 +168,13 @@ class OpensshLink:
     """
 
     def __init__(
-        self, call: Call, control_path: Path, flags: tuple[str, ...], holder: Child | None
+        self, call: Call, control: Place, flags: tuple[str, ...], holder: Child | None
     ) -> None:
-        """`flags`: those of a command that uses the master."""
+        """`control`: the master's socket. `flags`: those of a command that uses the master."""
         self.lost = asyncio.Event()
         self.reason: SshError | None = None
         self._call = call
-        self._control_path = control_path
+        self._control = control
         self._flags = flags
         self._holder = holder
         self._closing = False
@@ -188,6 +210,8 @@ class OpensshLink:
             await self._holder.end(politely=b"\n")
         if self._watching is not None:
             await self._watching
+        if self._control.folder is not None:  # elsewhere the socket may be a master's that stays
+            self._control.clear()
         self.lost.set()
 
     async def _open(self, command: str, ends: int) -> OpensshStream:
@@ -202,21 +226,20 @@ class OpensshLink:
     async def _watch(self, holder: Child) -> None:
         """The holder's end is the link's, unless it has handed the connection to a master."""
         code = await holder.wait()
-        if code == 0 and not self._closing and _answers(self._control_path):
+        if code == 0 and not self._closing and _answers(self._control.path):
             return
         if not self._closing:
             words = holder.stderr_tail.decode(errors="replace")
             self.reason = error_from_words(str(self._call.spec), words)
-        if not _answers(self._control_path):
-            # A master that was killed leaves its socket.
-            self._control_path.unlink(missing_ok=True)
+        if not _answers(self._control.path):
+            self._control.clear()  # a master that was killed leaves its socket
         self.lost.set()
 
     async def _raise_if_lost(self) -> None:
         """255 is also what a command may exit with: the link's end is known a moment later."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.lost.wait(), NOTICE_S)
-        if not self.lost.is_set() and not _answers(self._control_path):
+        if not self.lost.is_set() and not _answers(self._control.path):
             self.reason = LinkLost(f"the shared connection to {self._call.spec} has ended")
             self.lost.set()
         if self.lost.is_set():
@@ -269,15 +292,3 @@ def _answers(control_path: Path) -> bool:
         except OSError:
             return False
     return True
-
-
-def _new_control_path() -> Path:
-    """Where nothing is, in a directory that is the user's alone. Raises DirectoryUnusable."""
-    directory = dirs.runtime_dir()
-    dirs.ensure_private(directory)
-    path = directory / f"m-{os.urandom(4).hex()}"
-    if len(str(path)) <= MAX_CONTROL_PATH:
-        return path
-    import tempfile  # rarely needed, and slow to import
-
-    return Path(tempfile.mkdtemp(prefix="dl-", dir="/tmp")) / "m"

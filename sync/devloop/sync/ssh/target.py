@@ -7,12 +7,14 @@ agent and has it installed where it is not, `gateway.py` lets gRPC in.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from devloop.sync.target import AgentEnded, OtherVersion, import_client
 
 from .bridge import open_bridge, wait_until_gone
-from .connect import connect
+from .connect import connect, end_kept
+from .errors import SshError
 from .gateway import Gateway
 
 if TYPE_CHECKING:
@@ -82,6 +84,10 @@ class SshTarget:
             await self._link.close()
             self._link = None
 
+    async def forget(self) -> None:
+        with contextlib.suppress(SshError):  # who cannot connect has kept nothing
+            await end_kept(self.name, self._options)
+
     async def _connect(self, mode: Mode) -> tuple[AgentClient, HostFacts] | None:
         # Nobody waits for it but who uses it: a connection may fail first.
         client_type = asyncio.get_running_loop().run_in_executor(None, import_client)
@@ -90,10 +96,9 @@ class SshTarget:
             await self.close()
             options, prompter = self._options, self._prompter
             if mode == "again":
-                # A kept connection may be the one that was lost.
-                options = options._replace(connect_timeout_s=AGAIN_TIMEOUT_S, persist_s=0)
+                options = options._replace(connect_timeout_s=AGAIN_TIMEOUT_S)
                 prompter = None
-            self._link = await connect(self.name, options, prompter)
+            self._link = await connect(self.name, options, prompter, again=mode == "again")
         return await self._open(self._link, mode, client_type)
 
     async def _open(
@@ -120,13 +125,14 @@ class SshTarget:
 
     async def _replace(self, client: AgentClient, facts: HostFacts) -> None:
         """Of another build, and idle. Raises OtherVersion where it has live runs."""
-        build = self._bridge.agent_build if self._bridge is not None else "-"
+        bridge = self._bridge
         live = await client.shutdown(stop_runs=False)
         await client.close()
         if live:
+            if bridge is None or bridge.agent_build == "-":
+                raise OtherVersion(f"on {self.name}", facts.agent_version, live)
             # Two builds of one version are told apart by more than the version.
-            known = build if build != "-" else facts.agent_version
-            raise OtherVersion(f"on {self.name}", known, live)
+            raise OtherVersion(f"on {self.name}", bridge.agent_build, live, bridge.own_build)
         await self.wait_until_ended()
 
     async def _close_bridge(self) -> None:

@@ -1,0 +1,174 @@
+"""`devloop up` in a terminal: what the screen needs of the configuration and the verbs.
+
+Decides whether there is a screen at all. Draws nothing: `devloop.tui` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devloop.sync.progress import Progress
+from devloop.sync.session import Session
+
+from . import config_values as kinds
+from .common import LOCAL, forwarded_ports, project_of, say, shell_words, target_of
+from .errors import ConfigError, UsageError
+from .project import CONFIG_NAME
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from devloop.cafs.errors import DevloopError
+    from devloop.sync.loop import Loop
+    from devloop.sync.target import Target
+    from devloop.tui.ground import Opened, Screenful
+
+    from .config import Config
+
+__all__ = ["show_screen", "wants_screen"]
+
+
+def wants_screen(args: argparse.Namespace) -> bool:
+    """Both ways a terminal that can draw, nobody who only reads lines, and no word against it."""
+    is_dumb = os.environ.get("TERM", "dumb") in ("dumb", "")
+    has_terminal = sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()
+    return has_terminal and not (args.plain or is_dumb or os.environ.get("CI"))
+
+
+def show_screen(
+    args: argparse.Namespace, config: Config, make_loop: Callable[[Config, Session], Loop]
+) -> int:
+    return asyncio.run(_show(_Ground(args, config, make_loop)))
+
+
+async def _show(ground: _Ground) -> int:
+    gc.disable()  # until the screen is there: neither an import nor a widget is garbage
+    from devloop.tui.app import UpApp  # costs more than the rest of a start
+
+    app = UpApp(ground)
+    await app.run_async()
+    for words in app.last_words:
+        say(words)
+    return app.return_code or 0
+
+
+class _Ground:
+    """See `devloop.tui.ground.Ground`."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        config: Config,
+        make_loop: Callable[[Config, Session], Loop],
+    ) -> None:
+        self.progress = Progress()
+        self._args = args
+        self._config = config
+        self._make_loop = make_loop
+
+    @property
+    def facts(self) -> Screenful:
+        from devloop.tui.ground import Screenful
+
+        config = self._config
+        return Screenful(config.target, config.root.name, str(config.root))
+
+    @property
+    def command(self) -> str:
+        return shell_words([os.fsencode(word) for word in self._config.run.command])
+
+    def suggested_command(self) -> str:
+        from .init import look_around
+
+        return look_around(self._config.root).command
+
+    def set_command(self, command: str) -> None:
+        """Raises ConfigError."""
+        try:
+            words = kinds.read_command(command)
+        except kinds.BadValue as error:
+            raise ConfigError(f"this {error}", hint=error.hint) from None
+        if not words:
+            raise ConfigError("a command is needed", hint="python train.py")
+        _remember(self._config, command)
+        self._config = self._config._replace(run=self._config.run._replace(command=words))
+
+    @contextlib.asynccontextmanager
+    async def opened(self, *, may_ask: bool) -> AsyncIterator[Opened]:
+        from devloop.tui.ground import Opened
+
+        config = self._config
+        target = self._target(may_ask=may_ask)
+        session = await Session.open(project_of(config), target, self.progress)
+        try:
+            loop = self._make_loop(config, session)
+            async with forwarded_ports(config, session, loop.tell):
+                yield Opened(session, loop)
+        finally:
+            await session.close()
+
+    def _target(self, *, may_ask: bool) -> Target:
+        if self._config.target == LOCAL:
+            return target_of(self._config, self.progress)
+        from .box import ssh_target
+
+        return ssh_target(self._config, self.progress, may_ask=may_ask)
+
+    def wants_to_ask(self, error: DevloopError) -> bool:
+        if self._config.target == LOCAL:
+            return False
+        from devloop.sync.ssh.errors import AuthenticationFailed, HostKeyUnknown
+
+        return isinstance(error, AuthenticationFailed | HostKeyUnknown)
+
+    def verb(self, *words: str) -> Sequence[str]:
+        script = Path(sys.argv[0])
+        is_script = script.is_file() and os.access(script, os.X_OK)
+        # Without -P, a folder `devloop` of the project would be imported.
+        module = (sys.executable, "-P", "-m", "devloop.cli.main")
+        argv = (str(script.absolute()),) if is_script else module
+        target = ("--target", self._config.target) if self._args.target else ()
+        return [*argv, "-C", str(self._config.root), *target, *words]
+
+
+def _remember(config: Config, command: str) -> None:
+    """`run.command`, in the file that configures the project, or in a new one."""
+    path = config.source_file
+    try:
+        if path is None:
+            _write_new(config.root / CONFIG_NAME, config.root, command)
+        else:
+            path.write_text(_with_command(path, path.read_text("utf-8"), command), "utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {error.filename}: {error.strerror}") from None
+
+
+def _write_new(path: Path, root: Path, command: str) -> None:
+    from .init import look_around, render_config
+
+    with path.open("x", encoding="utf-8") as file:
+        file.write(render_config(look_around(root)._replace(command=command)))
+
+
+def _with_command(path: Path, text: str, command: str) -> str:
+    """The same file, with the key in its `run` table."""
+    from .toml_lines import key_lines
+
+    table = ("tool", "devloop", "run") if path.name == "pyproject.toml" else ("run",)
+    setting = f"command = {json.dumps(command)}"
+    header = f"[{'.'.join(table)}]"
+    lines = text.splitlines()
+    at = key_lines(text).get(table)
+    if at is None:
+        return "\n".join([*lines, "", header, setting]) + "\n"
+    if not lines[at - 1].lstrip().startswith(header):
+        raise UsageError(f"{path} has its own form of [run]", hint=f"add {setting} there")
+    return "\n".join([*lines[:at], setting, *lines[at:]]) + "\n"
