@@ -1,0 +1,456 @@
+"""Every key, in a screen on a loop that only notes what it is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from textual.widgets import Input, OptionList
+
+from devloop.cafs.errors import DevloopError
+from devloop.sync.events import Connected, Reconnecting
+from devloop.tui.app import UpApp
+from devloop.tui.dialogs import AskCommand, AskLeave, Help
+from devloop.tui.keys import KEYS
+from devloop.tui.panes import Lines
+from devloop.tui.state import Link
+
+from .fakes import (
+    TRACEBACK,
+    FakeGround,
+    FakeLoop,
+    connected,
+    ended,
+    facts,
+    finished,
+    first_output,
+    printed,
+    sample,
+    started,
+)
+from .pictures import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from textual.pilot import Pilot
+
+NARROW, WIDE = (80, 24), (160, 45)
+
+
+class Screen:
+    """An app under test, its ground and its clock."""
+
+    def __init__(self, app: UpApp, ground: FakeGround, clock: Clock, pilot: Pilot[None]) -> None:
+        self.app = app
+        self.ground = ground
+        self.clock = clock
+        self.pilot = pilot
+
+    @property
+    def loop(self) -> FakeLoop:
+        return self.ground.loops[-1]
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def until_open(self, sessions: int = 1) -> None:
+        while len(self.ground.loops) < sessions or self.app.view.link is Link.OVER:
+            await self.pilot.pause(0.01)
+
+    async def settle(self) -> None:
+        self.app.log_pane.flush()
+        self.app.draw()
+        await self.pilot.pause()
+
+    def text(self, name: str) -> str:
+        return str(self.app.screen_stack[0].query_one(f"#{name}", Lines).render())
+
+    def shows(self, name: str) -> bool:
+        return bool(self.app.screen_stack[0].query_one(f"#{name}").display)
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    ground: FakeGround | None = None, size: tuple[int, int] = NARROW, *, waits: bool = True
+) -> AsyncIterator[Screen]:
+    ground, clock = ground or FakeGround(), Clock()
+    app = UpApp(ground, clock)
+    async with app.run_test(size=size) as pilot:
+        screen = Screen(app, ground, clock, pilot)
+        if waits:
+            await screen.until_open()
+            app.event(connected())
+        yield screen
+
+
+def live(screen: Screen, number: int = 1) -> None:
+    screen.app.event(started(number))
+    screen.app.event(first_output(number))
+    screen.loop.live_run = number
+
+
+# -- runs
+
+
+async def test_a_rerun_is_asked_for_by_both_keys() -> None:
+    async with opened() as screen:
+        await screen.press("r", "enter")
+        assert screen.loop.calls == ["rerun", "rerun"]
+
+
+async def test_x_stops_and_shift_x_kills() -> None:
+    async with opened() as screen:
+        live(screen)
+        await screen.press("x")
+        assert screen.loop.calls == ["stop"]
+        await screen.press("X")
+        assert screen.loop.calls == ["stop"] * 3  # asked again, the loop kills
+
+
+async def test_p_pauses_and_runs_on_save_again() -> None:
+    async with opened() as screen:
+        await screen.press("p")
+        screen.app.view.is_paused = True
+        await screen.press("p")
+        assert screen.loop.calls == ["pause True", "pause False"]
+
+
+async def test_ctrl_c_copies_a_selection_before_it_interrupts() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.app.event(printed(1, "one\ntwo\nthree\n"))
+        await screen.settle()
+        await screen.press("up", "shift+up", "ctrl+c")
+        assert screen.loop.calls == []
+        assert screen.app.clipboard
+        await screen.press("escape", "ctrl+c")
+        assert screen.loop.calls == ["interrupt"]
+
+
+async def test_ctrl_c_leaves_only_at_the_second_time_when_nothing_runs() -> None:
+    async with opened() as screen:
+        await screen.press("ctrl+c")
+        screen.clock.now_s += 5
+        await screen.press("ctrl+c")
+        assert screen.loop.calls == []
+        await screen.press("ctrl+c")
+        assert screen.loop.calls == ["leave"]
+
+
+async def test_brackets_step_through_the_runs() -> None:
+    async with opened() as screen:
+        for number in (1, 2, 3):
+            live(screen, number)
+            screen.app.event(printed(number, f"of {number}\n" * 30))
+            screen.app.event(finished(number, ended(0)))
+        await screen.settle()
+        await screen.press("left_square_bracket")
+        assert "run 2" in screen.app.log_pane.title_text
+        await screen.press("left_square_bracket", "left_square_bracket")
+        assert "run 1" in screen.app.log_pane.title_text
+        await screen.press("right_square_bracket")
+        assert "run 2" in screen.app.log_pane.title_text
+
+
+async def test_choosing_a_run_shows_its_log() -> None:
+    async with opened(size=WIDE) as screen:
+        for number in (1, 2):
+            live(screen, number)
+            screen.app.event(printed(number, f"of {number}\n" * 60))
+            screen.app.event(finished(number, ended(0)))
+        await screen.settle()
+        await screen.press("4")
+        assert isinstance(screen.app.focused, OptionList)
+        await screen.press("down", "down", "enter")
+        assert "run 1" in screen.app.log_pane.title_text
+
+
+# -- the log
+
+
+async def test_the_keys_of_the_log_work_whatever_has_the_focus() -> None:
+    async with opened(size=WIDE) as screen:
+        live(screen)
+        screen.app.event(printed(1, "a\nValueError: b\nc\n" * 40))
+        await screen.settle()
+        log = screen.app.log_pane
+        await screen.press("2", "w")
+        assert "wrap on" in log.title_text
+        await screen.press("f")
+        assert not log.is_following
+        await screen.press("G")
+        assert log.is_following
+        await screen.press("slash", *"alue", "enter")
+        assert "/alue 40 found" in log.title_text
+        await screen.press("ampersand", "c", "enter")
+        assert "&c" in log.title_text
+        await screen.press("1", "escape", "escape", "c")
+        assert "cleared" in log.title_text
+
+
+async def test_find_keys_typed_into_the_pattern_are_letters() -> None:
+    async with opened() as screen:
+        await screen.press("slash", *"xqrp")
+        assert screen.loop.calls == []
+        assert screen.app.focused is not None
+        assert isinstance(screen.app.focused, Input)
+        assert screen.app.focused.value == "xqrp"
+
+
+async def test_the_next_error_is_jumped_to() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.app.event(printed(1, TRACEBACK + "after\n" * 60, stderr=True))
+        await screen.settle()
+        await screen.press("e")
+        assert not screen.app.log_pane.is_following
+
+
+async def test_output_goes_to_the_log_between_the_words_of_its_run() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.app.event(printed(1, "hello\n"))
+        screen.app.event(finished(1, ended(3)))
+        await screen.settle()
+        picture = screen.app.export_screenshot()
+        for words in ("run&#160;1&#160;·&#160;model.py&#160;changed", "hello", "exit&#160;3"):
+            assert words in picture
+
+
+# -- panes
+
+
+async def test_numbers_and_tab_choose_a_pane_where_there_is_room_for_one_only() -> None:
+    async with opened() as screen:
+        assert screen.shows("main")
+        for key, name in (("2", "gpu"), ("3", "sync"), ("4", "runs"), ("tab", "main")):
+            await screen.press(key)
+            shown = [n for n in ("main", "gpu", "sync", "runs") if screen.shows(n)]
+            assert shown == [name]
+        await screen.press("shift+tab")
+        assert screen.shows("runs")
+
+
+async def test_all_panes_are_there_from_100_columns_on_and_z_shows_one_alone() -> None:
+    async with opened(size=(100, 30)) as screen:
+        names = ("main", "gpu", "sync", "runs")
+        assert all(screen.shows(name) for name in names)
+        await screen.press("2", "z")
+        screen.app.sample(sample())
+        await screen.settle()
+        assert [name for name in names if screen.shows(name)] == ["gpu"]
+        await screen.press("z")
+        assert all(screen.shows(name) for name in names)
+        await screen.pilot.resize_terminal(99, 30)
+        await screen.pilot.pause()
+        assert [name for name in names if screen.shows(name)] == ["gpu"]
+
+
+async def test_a_tiny_terminal_has_one_status_line_and_the_log() -> None:
+    async with opened(size=(50, 10)) as screen:
+        live(screen)
+        await screen.settle()
+        assert "RUN 1" in screen.text("head")
+        assert not any(screen.shows(name) for name in ("cycle", "vitals", "keys", "card", "side"))
+        assert screen.app.log_pane.size.height == 9
+
+
+# -- failure
+
+
+async def test_a_failed_run_has_a_card_that_the_next_run_takes_away() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.app.event(printed(1, TRACEBACK, stderr=True))
+        screen.app.event(finished(1, ended(1)))
+        await screen.settle()
+        assert "RuntimeError: mat1" in screen.text("card")
+        assert "model.py:34" in screen.text("card")
+        await screen.press("escape")
+        await screen.settle()
+        assert not screen.shows("card")
+        live(screen, 2)
+        screen.app.event(finished(2, ended(1)))
+        await screen.settle()
+        assert screen.shows("card")
+        live(screen, 3)
+        await screen.settle()
+        assert not screen.shows("card")
+
+
+async def test_a_session_that_cannot_be_opened_says_why_and_r_tries_again() -> None:
+    ground = FakeGround(error=DevloopError("no route to gpu1", hint="is the VPN up?"))
+    async with opened(ground, waits=False) as screen:
+        while screen.app.view.link is not Link.OVER:
+            await screen.pilot.pause(0.01)
+        await screen.settle()
+        assert "no route to gpu1" in screen.text("card")
+        assert "is the VPN up?" in screen.text("card")
+        assert "NOT CONNECTED" in screen.text("head")
+        await screen.press("r")
+        await screen.until_open()
+        screen.app.event(connected())
+        await screen.settle()
+        assert not screen.shows("card")
+
+
+async def test_a_loop_that_ends_does_not_close_the_screen() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.loop.leave()  # as when `devloop down` has ended the agent
+        while screen.app.view.link is not Link.OVER:
+            await screen.pilot.pause(0.01)
+        await screen.settle()
+        assert "SESSION ENDED" in screen.text("head")
+        await screen.press("r")
+        await screen.until_open(2)
+
+
+async def test_whoever_must_be_asked_is_asked_in_the_terminal() -> None:
+    ground = FakeGround(error=DevloopError("Permission denied"), may_be_asked=True)
+    app = UpApp(ground, Clock())
+    lent: list[str] = []
+
+    @contextlib.contextmanager
+    def lend():  # type: ignore[no-untyped-def]
+        lent.append("lent")
+        yield
+        lent.append("back")
+
+    app._feed._lend = lend
+    async with app.run_test(size=NARROW) as pilot:
+        while len(ground.loops) < 1:
+            await pilot.pause(0.01)
+        assert ground.openings == [False, True]
+        assert lent == ["lent", "back"]
+
+
+async def test_a_lost_link_is_told_once_with_a_countdown() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.app.sample(sample())
+        for _ in range(5):
+            screen.app.event(Reconnecting("no answer", 0.8))
+        screen.clock.now_s += 0.3
+        await screen.settle()
+        assert "LINK LOST" in screen.text("head")
+        assert "next try in 0.5 s" in screen.text("head")
+        assert "stale" in screen.text("vitals")
+        picture = screen.app.export_screenshot()
+        assert picture.count("link&#160;lost:&#160;no&#160;answer") == 1
+        screen.app.event(Connected(facts(pid=7)))
+        await screen.settle()
+        assert "connected&#160;again" in screen.app.export_screenshot()
+
+
+# -- leaving
+
+
+async def test_q_leaves_at_once_when_nothing_runs() -> None:
+    async with opened() as screen:
+        await screen.press("q")
+        assert screen.loop.calls == ["leave"]
+        assert not screen.app.is_running or screen.app.return_code == 0
+
+
+@pytest.mark.parametrize(("key", "call"), [("s", "leave"), ("q", "leave"), ("k", "leave keep")])
+async def test_q_asks_what_becomes_of_a_live_run(key: str, call: str) -> None:
+    async with opened() as screen:
+        live(screen)
+        await screen.press("q")
+        assert isinstance(screen.app.screen, AskLeave)
+        await screen.press("escape")
+        assert screen.loop.calls == []
+        await screen.press("q", key)
+        assert screen.loop.calls == [call]
+
+
+async def test_shift_d_detaches_and_says_how_to_come_back() -> None:
+    async with opened() as screen:
+        live(screen, 7)
+        await screen.press("D")
+        assert screen.loop.calls == ["leave keep"]
+        assert screen.app.last_words == ["run 7 goes on; `devloop attach 7` comes back to it"]
+
+
+async def test_leaving_while_nothing_is_connected_ends_the_try() -> None:
+    ground = FakeGround(error=DevloopError("no route"))
+    async with opened(ground, waits=False) as screen:
+        while screen.app.view.link is not Link.OVER:
+            await screen.pilot.pause(0.01)
+        await screen.press("q")
+        assert not screen.app._feed._opened
+
+
+# -- the rest
+
+
+async def test_the_help_shows_the_keys_in_force() -> None:
+    ground = FakeGround(keys={"rerun": "f5"})
+    async with opened(ground, size=WIDE) as screen:
+        await screen.press("question_mark")
+        assert isinstance(screen.app.screen, Help)
+        picture = screen.app.export_screenshot()
+        assert "f5" in picture
+        for key in KEYS:
+            assert key.words.replace(" ", "&#160;").replace("'", "&#x27;") in picture, key
+        await screen.press("escape", "f5", "r")
+        assert screen.loop.calls == ["rerun"]
+
+
+async def test_the_palette_has_every_command() -> None:
+    async with opened() as screen:
+        await screen.press("colon")
+        assert type(screen.app.screen).__name__ == "CommandPalette"
+        await screen.press("escape", "ctrl+p")
+        assert type(screen.app.screen).__name__ == "CommandPalette"
+        titles = [command.title for command in screen.app.get_system_commands(screen.app.screen)]
+        assert "Run again, restarting what runs" in titles
+        assert len(titles) == len(set(titles))
+
+
+async def test_without_a_command_one_question_is_asked() -> None:
+    async with opened(FakeGround(command=""), waits=False) as screen:
+        await screen.pilot.pause()
+        assert isinstance(screen.app.screen, AskCommand)
+        asked = screen.app.screen.query_one(Input)
+        assert asked.value == "python main.py"
+        asked.value = " "
+        await screen.press("enter")
+        assert isinstance(screen.app.screen, AskCommand)
+        asked.value = "python other.py"
+        await screen.press("enter")
+        await screen.until_open()
+        assert screen.ground.command == "python other.py"
+        await screen.settle()
+        assert "other.py" in screen.text("head")
+
+
+@pytest.mark.parametrize("theme", ["default", "colour-blind", "16"])
+async def test_every_theme_draws(theme: str) -> None:
+    async with opened(FakeGround(theme=theme), size=WIDE) as screen:
+        live(screen)
+        screen.app.sample(sample())
+        await screen.settle()
+        assert "RUN" in screen.app.export_screenshot()
+
+
+async def test_runs_see_no_color_though_the_screen_has_taken_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with opened() as screen:
+        assert screen.app.no_color
+        assert os.environ["NO_COLOR"] == "1"
+
+
+async def test_the_shell_and_the_pager_are_devloop_s_own_verbs() -> None:
+    async with opened() as screen:
+        live(screen, 5)
+        await screen.press("s")
+        await screen.press("o")
+        assert screen.ground.verbs == [("shell",), ("logs", "5")]

@@ -1,0 +1,68 @@
+"""What the screen is given of its project: how a session is opened, and what to call.
+
+The seam to the command line, which knows configuration and verbs; the screen knows neither.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from devloop.cafs.errors import DevloopError
+    from devloop.sync.loop import Loop
+    from devloop.sync.progress import Progress
+    from devloop.sync.session import Session
+
+__all__ = ["Ground", "Opened", "Screenful"]
+
+
+class Opened(NamedTuple):
+    """A session, and the loop on it that is yet to be run."""
+
+    session: Session
+    loop: Loop
+
+
+class Screenful(NamedTuple):
+    """What is told once, and stays."""
+
+    target: str
+    project: str  # its folder's name
+    root: str
+    theme: str = ""  # empty: what suits the terminal
+    keys: Mapping[str, str] = {}
+
+
+class Ground(Protocol):
+    """One project, for one screen."""
+
+    @property
+    def facts(self) -> Screenful: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def command(self) -> str:
+        """What runs, as one would type it; empty: nothing is configured."""
+
+    def suggested_command(self) -> str:
+        """What the project seems to be run by; empty: nobody can tell."""
+
+    def set_command(self, command: str) -> None:
+        """Runs this from now on, and remembers it in the project's configuration.
+
+        Raises DevloopErrors: it does not parse, the file cannot be written.
+        """
+
+    def opened(self, *, may_ask: bool) -> AbstractAsyncContextManager[Opened]:
+        """`may_ask`: `ssh` has the terminal to ask the user. Raises DevloopErrors."""
+
+    def wants_to_ask(self, error: DevloopError) -> bool:
+        """Whether opening failed since nobody was asked."""
+
+    def verb(self, *words: str) -> Sequence[str]:
+        """The argv of another devloop of this project: `verb("shell")`."""

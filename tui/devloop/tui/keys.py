@@ -1,0 +1,123 @@
+"""The keys: one table, of which bindings, footer, help and palette are made, and how to remap them.
+
+Owns names, places and words. Knows no widget; `app.py` has an action for each.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["GROUPS", "KEYS", "Key", "footer", "key_words"]
+
+
+class Key(NamedTuple):
+    """`name` is what a configuration remaps. `rank`: with no room in the footer the highest goes
+    first; 0 is in the help only."""
+
+    name: str
+    keys: str  # as Textual has them, separated by commas
+    action: str
+    words: str
+    group: str
+    short: str = ""
+    rank: int = 0
+    is_priority: bool = False  # before whatever has the focus
+
+
+GROUPS = ("run", "log", "find", "screen")
+
+KEYS: tuple[Key, ...] = (
+    Key("rerun", "r,enter", "rerun", "run again, restarting what runs", "run", "rerun", 1),
+    Key("stop", "x", "stop", "stop the run", "run", "stop", 2),
+    Key("kill", "X", "kill", "kill the run", "run"),
+    Key("pause", "p", "pause", "hold saves, or run on save again", "run", "pause", 3),
+    Key(
+        "find",
+        "slash",
+        "log('ask_find')",
+        "find; ! finds what does not match",
+        "find",
+        "find",
+        3,
+    ),
+    Key("find_next", "n", "log('find_next')", "next match", "find"),
+    Key("find_previous", "N", "log('find_previous')", "previous match", "find"),
+    Key("filter", "ampersand", "log('ask_filter')", "show matching lines only; ! inverts", "find"),
+    Key(
+        "follow",
+        "f",
+        "log('toggle_follow')",
+        "follow the end of the log, or hold still",
+        "log",
+        "tail",
+        4,
+    ),
+    Key("resume", "end,G", "log('follow')", "to the end of the log, and follow", "log"),
+    Key("next_error", "e", "log('next_error')", "next error", "find", "err", 4),
+    Key("previous_error", "E", "log('previous_error')", "previous error", "find"),
+    Key("previous_run", "left_square_bracket", "run_step(-1)", "previous run", "run"),
+    Key("next_run", "right_square_bracket", "run_step(1)", "next run", "run", "run", 5),
+    Key("wrap", "w", "log('toggle_wrap')", "wrap long lines", "log"),
+    Key("time", "t", "log('toggle_time')", "timestamps", "log"),
+    Key("mark", "m", "log('toggle_mark')", "mark this line", "log"),
+    Key("clear", "c", "log('clear_view')", "clear the view; nothing is lost", "log"),
+    Key("copy", "y", "log('copy')", "copy the selection, or this line", "log"),
+    Key("open", "o", "open", "the line in $EDITOR, or the log in $PAGER", "log"),
+    Key("shell", "s", "shell", "a shell where runs run", "run", "shell", 4),
+    Key("log_pane", "1", "pane('log')", "the log", "screen"),
+    Key("gpu_pane", "2", "pane('gpu')", "GPUs and host", "screen"),
+    Key("sync_pane", "3", "pane('sync')", "what sync does", "screen"),
+    Key("runs_pane", "4", "pane('runs')", "the history of runs", "screen"),
+    Key("next_pane", "tab", "app.focus_next", "next pane", "screen"),
+    Key("previous_pane", "shift+tab", "app.focus_previous", "previous pane", "screen"),
+    Key("zoom", "z", "zoom", "this pane alone, or all of them", "screen"),
+    Key("dismiss", "escape", "close_card", "drop selection, search, zoom or card", "screen"),
+    Key("palette", "colon,ctrl+p", "command_palette", "all commands", "screen", "cmd", 2),
+    Key("help", "question_mark", "help", "this help", "screen", "help", 1),
+    Key("quit", "q", "leave", "leave; asks what becomes of a live run", "screen", "quit", 1),
+    Key("detach", "D", "detach", "leave, and let the run go on", "screen"),
+    Key(
+        *("interrupt", "ctrl+c", "interrupt", "copy a selection; else interrupt the run"),
+        *("run", "", 0, True),
+    ),
+)
+
+_SIGNS = {
+    "slash": "/",
+    "ampersand": "&",
+    "question_mark": "?",
+    "colon": ":",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "enter": "Enter",
+    "escape": "Esc",
+    "tab": "Tab",
+    "shift+tab": "Shift+Tab",
+    "end": "End",
+}
+
+
+def key_words(key: Key, remapped: Mapping[str, str]) -> str:
+    """The keys in force, as one reads them: "r Enter"."""
+    keys = remapped.get(key.name, key.keys)
+    return " ".join(_SIGNS.get(name.strip(), name.strip()) for name in keys.split(","))
+
+
+def footer(width: int, remapped: Mapping[str, str], columns: int = 0) -> list[tuple[str, str]]:
+    """(key, word) in the order of the table, as many as fit between two margins."""
+    shown = [key for key in KEYS if key.rank]
+    while True:
+        pairs = list(_pairs(shown, remapped))
+        needed = sum(len(sign) + len(word) + 2 for sign, word in pairs)
+        if needed + columns <= width or not shown:
+            return pairs
+        shown.remove(max(reversed(shown), key=lambda key: key.rank))
+
+
+def _pairs(keys: list[Key], remapped: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for key in keys:
+        signs = key_words(key, remapped).split(" ")[0]
+        yield ("[ ]" if key.name == "next_run" and signs == "]" else signs), key.short
