@@ -98,7 +98,8 @@ def _kept(name: str, recipe: Sequence[str], make: Callable[[Path], list[_Layer]]
 
 def _mmdebstrap_words() -> list[str]:
     without = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
-    return ["mmdebstrap", "--quiet", "--variant=essential", "--include=python3", *without, SUITE]
+    include = "--include=python3,libstdc++6,libgomp1"  # what torch links against
+    return ["mmdebstrap", "--quiet", "--variant=essential", include, *without, SUITE]
 
 
 def _debian_layer(folder: Path) -> _Layer:
