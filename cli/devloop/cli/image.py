@@ -106,7 +106,7 @@ async def _push(
 async def _list(calls: ImageCalls, *, as_json: bool) -> int:
     images, store_bytes = await calls.list()
     if as_json:
-        objects = [image._asdict() | {"index_digest": image.index_digest.hex()} for image in images]
+        objects = [_image_as_object(image) for image in images]
         _print(json.dumps({"images": objects, "store_bytes": store_bytes}))
         return 0
     if images:
@@ -138,10 +138,14 @@ async def _inspect(calls: ImageCalls, references: Sequence[str], *, as_json: boo
 
 def _as_object(details: ImageDetails) -> dict[str, object]:
     return details._asdict() | {
-        "image": details.image._asdict() | {"index": details.image.index_digest.hex()},
+        "image": _image_as_object(details.image),
         "config": json.loads(details.config),
         "profiles": [profile._asdict() for profile in details.profiles],
     }
+
+
+def _image_as_object(image: Image) -> dict[str, object]:
+    return image._asdict() | {"index_digest": image.index_digest.hex()}
 
 
 def _description(details: ImageDetails) -> list[str]:

@@ -25,9 +25,11 @@ from .container_request import container_spec, indexes_of
 from .gpu_choice import Busy
 from .gpu_desk import GpuDesk
 from .images import Images
+from .logs import LogStream
 from .metrics import Metrics
 from .run_stop import stop_run
 from .runs import Runs
+from .served import line_of
 from .spawn import Spawner
 from .tasks import Tasks
 from .workspace import Workspace
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from devloop.cafs.digest import Digest
 
     from .ahead import Ahead
+    from .container.spec import ContainerSpec
     from .container_wish import ContainerWish
     from .gpu_desk import GpuHold
     from .run import Run, RunSpec
@@ -127,6 +130,7 @@ class Agent:
         self.store = DiskStore(state_dir / "store")
         self.chunks = ChunkIndex(self.store)
         self.containers = Containers(state_dir / "containers")
+        self.containers.on_served = self._tell_runs
         self.spawner = Spawner(state_dir / "zygotes", containers=self.containers)
         self.metrics = Metrics(state_dir)
         self.gpus = GpuDesk()
@@ -213,6 +217,14 @@ class Agent:
 
     def _images_in_use(self) -> set[Digest]:
         return indexes_of(self.containers.live())
+
+    def _tell_runs(self, container: ContainerSpec, event: str) -> None:
+        """What the file server of an image says is said to the runs that read from it."""
+        if (line := line_of(event)) is None:
+            return
+        for run in self.live_runs():
+            if run.spec.container == container:
+                run.log.append(LogStream.DEVLOOP, f"{line}\n".encode(), time.time_ns())
 
     def live_runs(self) -> list[Run]:
         return [run for project in self.projects() for run in project.runs.live()]

@@ -50,7 +50,6 @@ class DirectoryTier:
     # ------------------------------------------------------------------ reading
 
     def has(self, digests: Sequence[Digest]) -> set[Digest]:
-        self._check_root()
         return {digest for digest in digests if self._path(digest).exists()}
 
     def fetch(self, digest: Digest, size_bytes: int) -> Iterator[bytes]:

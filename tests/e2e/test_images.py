@@ -1,0 +1,311 @@
+"""Runs in an image: the verbs as a user types them, on an image that a real registry serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from tests.images.bases import debian_base
+from tests.images.registry import missing_program, start_registry
+
+from devloop.cafs.digest import digest_of
+
+from .box import Tail, Up, events, open_box, save, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.images.registry import Registry
+
+    from .box import Box
+
+WHERE = """\
+import os, sys
+print(os.getcwd(), sys.prefix, os.path.exists("/etc/debian_version"), __file__)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _possible() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    if "overlay" not in Path("/proc/filesystems").read_text():
+        pytest.skip("needs overlayfs")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    if missing := missing_program():
+        pytest.skip(f"needs {missing}")
+    base = debian_base()
+    with start_registry(tmp_path_factory.mktemp("registry") / "r") as opened:
+        opened.push(base.reference, "team/train:1")
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def train(registry: Registry) -> str:
+    """The reference of Debian with Python."""
+    return registry.name("team/train:1")
+
+
+def in_image(box: Box, image: str, more: str = "", **files: str) -> Path:
+    project = box.project(**files)
+    (project / "devloop.toml").write_text(f'image = "{image}"\n{more}')
+    return project
+
+
+def mounts_below(folder: Path) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if str(folder) in line]
+
+
+class TestExec:
+    def test_the_image_is_pulled_and_the_program_runs_in_it(self, box: Box, train: str) -> None:
+        project = in_image(box, train, where=WHERE)
+        done = box.exec(project, "python3", "where.py")
+        assert done.text == "/workspace /usr True /workspace/where.py\n", done
+        assert box.exec(project, "cat", "/etc/debian_version").text.startswith("12")
+
+    def test_a_word_on_the_command_line_is_enough(self, box: Box, train: str) -> None:
+        project = box.project(where=WHERE)
+        done = box.run(project, "exec", "--image", train, "where.py")
+        assert done.text.startswith("/workspace /usr True"), done
+
+    def test_exit_status_signal_and_stdin_are_those_of_the_program(
+        self, box: Box, train: str
+    ) -> None:
+        project = in_image(box, train)
+        assert box.exec(project, "sh", "-c", "exit 7").code == 7
+        assert box.exec(project, "sh", "-c", "kill -TERM $$").code == 128 + signal.SIGTERM
+        assert box.exec(project, "wc", "-c", stdin=b"x" * 300_000).text == "300000\n"
+        box.exec(project, "no-such-program").assert_error("command not found", code=127)
+
+    def test_a_save_is_what_the_next_run_executes(self, box: Box, train: str) -> None:
+        project = in_image(box, train, main="print(1)")
+        for number in range(1, 6):
+            save(project / "main.py", f"print({number})\n")
+            assert box.exec(project, "python3", "main.py").text == f"{number}\n"
+
+    def test_outputs_come_back(self, box: Box, train: str) -> None:
+        project = in_image(box, train, '[sync]\noutputs = ["out/"]\n')
+        done = box.exec(project, "sh", "-c", "mkdir -p out && echo kept >out/model && umask")
+        assert (project / "out/model").read_text() == "kept\n", done
+
+    def test_a_python_program_is_forked_from_a_warm_interpreter_of_the_image(
+        self, box: Box, train: str
+    ) -> None:
+        project = in_image(
+            box, train, main="import sys; print(sys.version_info[:2], 'json' in sys.modules)"
+        )
+        (project / "devloop.toml").write_text(f'image = "{train}"\n[run]\npreload = ["json"]\n')
+
+        def is_warm() -> bool:
+            done = box.run(project, "exec", "--json", "--", "python3", "main.py")
+            started = next(event for event in events(done) if event["event"] == "started")
+            return started["start"] == "zygote"
+
+        wait_until(is_warm)
+        assert box.exec(project, "python3", "main.py").text == "(3, 11) True\n"
+
+    def test_what_a_run_writes_outside_the_workspace_is_thrown_away_with_the_container(
+        self, own_box: Box, train: str
+    ) -> None:
+        project = in_image(own_box, train)
+        assert own_box.exec(project, "sh", "-c", "echo 1 >/opt/x; cat /opt/x").text == "1\n"
+        own_box.run(project, "down")
+        assert own_box.exec(project, "cat", "/opt/x").code == 1
+
+    def test_an_image_named_anew_is_what_runs_next(
+        self, box: Box, train: str, registry: Registry
+    ) -> None:
+        project = in_image(box, train, main="import os; print(os.environ.get('FLAVOUR'))")
+        assert box.exec(project, "python3", "main.py").text == "None\n"
+        other = _with_env(registry, "FLAVOUR=lime", "team/train:lime")
+        (project / "devloop.toml").write_text(f'image = "{other}"\n')
+        assert box.exec(project, "python3", "main.py").text == "lime\n"
+        (project / "devloop.toml").write_text('image = "host"\n')
+        assert box.exec(project, "python3", "main.py").text == "None\n"
+
+
+class TestBadInput:
+    def test_an_unknown_image_and_an_unknown_tag(
+        self, box: Box, train: str, registry: Registry
+    ) -> None:
+        project = box.project()
+        for name in ("team/none:1", "team/train:none"):
+            done = box.run(project, "exec", "--image", registry.name(name), "--", "true")
+            done.assert_error(name)
+
+    def test_a_registry_that_is_not_there(self, box: Box) -> None:
+        done = box.run(box.project(), "exec", "--image", "127.0.0.1:9/a/b:1", "--", "true")
+        done.assert_error("127.0.0.1:9")
+
+    def test_a_folder_that_is_no_layout(self, box: Box) -> None:
+        project = box.project()
+        (project / "layout").mkdir()
+        done = box.run(project, "exec", "--image", "oci:./layout", "--", "true")
+        done.assert_error("layout")
+
+    def test_nothing_of_the_project_is_lost_by_a_refusal(self, box: Box, train: str) -> None:
+        project = in_image(box, "127.0.0.1:9/a/b:1", main="print('kept')")
+        box.exec(project, "python3", "main.py").assert_error("127.0.0.1:9")
+        (project / "devloop.toml").write_text(f'image = "{train}"\n')
+        assert box.exec(project, "python3", "main.py").text == "kept\n"
+
+
+class TestUp:
+    def test_each_save_runs_in_the_warm_container(self, box: Box, train: str) -> None:
+        host = "import socket; print({}, open('/proc/1/comm').read().strip(), flush=True)"
+        project = in_image(box, train, main=host.format(1))
+        up = Up(box, project, "--", "python3", "main.py")
+        up.out.wait_for("^1 ")
+        for number in range(2, 6):
+            save(project / "main.py", host.format(number))
+            up.out.wait_for(f"^{number} ")
+        up.leave()
+
+    def test_ctrl_c_reaches_the_program_in_the_container(self, box: Box, train: str) -> None:
+        script = "trap 'echo told; exit 3' INT; echo ready; while :; do sleep 0.1; done"
+        project = in_image(box, train)
+        process = box.start(
+            project,
+            "exec",
+            "--",
+            "sh",
+            "-c",
+            script,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        out = Tail(process.stdout)
+        out.wait_for("ready")
+        process.send_signal(signal.SIGINT)
+        out.wait_for("told")
+        assert process.wait(10) == 3
+
+
+class TestNothingStays:
+    def test_after_down_there_is_no_process_no_mount_and_no_container(self, train: str) -> None:
+        with open_box() as own:
+            project = in_image(own, train)
+            hidden = "setsid sh -c 'trap \"\" TERM INT HUP; sleep 3021' >/dev/null 2>&1 & echo $!"
+            assert own.exec(project, "sh", "-c", hidden).code == 0
+            agent = own.agent()
+            family = [agent, *agent.children(recursive=True)]
+            assert own.run(project, "down").code == 0
+            wait_until(lambda: not any(_lives(process) for process in family))
+            assert not mounts_below(own.base)
+            assert not list((own.state_dir / "containers/live").glob("*"))
+
+    def test_a_killed_agent_leaves_none_either(self, train: str) -> None:
+        with open_box() as own:
+            project = in_image(own, train)
+            process = own.start(
+                project, "exec", "--", "sh", "-c", "echo on; sleep 3022", stdout=subprocess.PIPE
+            )
+            Tail(process.stdout).wait_for("on")
+            agent = own.agent()
+            family = [agent, *agent.children(recursive=True)]
+            process.kill()
+            agent.kill()
+            wait_until(lambda: not any(_lives(each) for each in family))
+            assert not mounts_below(own.base)
+            assert own.exec(project, "echo", "again").text == "again\n"
+
+
+class TestImageVerbs:
+    def test_pull_ls_inspect_verify_rm(self, own_box: Box, train: str) -> None:
+        project = own_box.project()
+        assert own_box.run(project, "image", "pull", train).code == 0
+        listed = json.loads(own_box.run(project, "image", "ls", "--json").text)
+        assert [image["reference"] for image in listed["images"]] == [train]
+        details = json.loads(own_box.run(project, "image", "inspect", train, "--json").text)
+        assert details["image"]["is_complete"], details
+        assert own_box.run(project, "image", "verify").code == 0
+        assert own_box.run(project, "image", "rm", train).code == 0
+        assert not list((own_box.state_dir / "images/blobs").glob("??/*"))
+        own_box.run(project, "image", "inspect", train).assert_error(train)
+
+    def test_a_flipped_bit_is_found_named_and_healed_by_a_pull(
+        self, own_box: Box, train: str
+    ) -> None:
+        project = own_box.project()
+        own_box.run(project, "image", "pull", train)
+        blobs = own_box.state_dir / "images/blobs"
+        victim = max(blobs.glob("??/*"), key=lambda path: path.stat().st_size)
+        good = victim.read_bytes()
+        victim.chmod(0o644)
+        victim.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        found = own_box.run(project, "image", "verify")
+        assert found.code != 0
+        assert victim.name in (found.text + found.stderr).replace("/", ""), found
+        assert own_box.run(project, "image", "pull", train).code == 0
+        assert own_box.run(project, "image", "verify").code == 0
+        assert victim.read_bytes() == good
+
+
+class TestTiers:
+    @pytest.fixture
+    def tier(self, tmp_path: Path, box: Box, train: str) -> str:
+        """A folder that serves the image."""
+        project = box.project()
+        box.run(project, "image", "pull", train)
+        pushed = box.run(project, "image", "push", train, "--to", f"file://{tmp_path}/tier")
+        assert pushed.code == 0, pushed
+        return f"file://{tmp_path}/tier"
+
+    def test_a_box_that_has_never_seen_the_image_fetches_what_is_touched(
+        self, own_box: Box, train: str, tier: str
+    ) -> None:
+        project = in_image(own_box, train, f'store = ["{tier}"]\n')
+        assert own_box.exec(project, "cat", "/etc/debian_version").text.startswith("12")
+        blobs = [path.stat().st_size for path in (own_box.state_dir / "images/blobs").glob("??/*")]
+        assert 0 < sum(blobs) < 20_000_000
+        listed = json.loads(own_box.run(project, "image", "ls", "--json").text)
+        assert [image["is_complete"] for image in listed["images"]] == [False]
+
+    def test_a_file_that_no_tier_has_any_more_is_an_error_of_its_reader(
+        self, box: Box, own_box: Box, train: str, tier: str
+    ) -> None:
+        victim = "/usr/share/perl5/Debconf/Config.pm"
+        digest = digest_of(box.exec(in_image(box, train), "cat", victim).stdout).hex()
+        (Path(tier.removeprefix("file://")) / "blobs" / digest[:2] / digest[2:]).unlink()
+        project = in_image(own_box, train, f'store = ["{tier}"]\n')
+        done = own_box.exec(project, "cat", victim)
+        assert done.code == 1, done
+        assert "Input/output error" in done.stderr, done
+        assert victim.lstrip("/") in done.stderr.replace(f"cat: {victim}", ""), done
+        assert digest[:12] in done.stderr, done
+        assert own_box.exec(project, "echo", "others", "run").text == "others run\n"
+
+
+def _with_env(registry: Registry, variable: str, name: str) -> str:
+    """The Debian image with one more variable in its configuration."""
+    from tests.images.registry import skopeo
+
+    folder = registry.folder / name.replace("/", "-").replace(":", "-")
+    skopeo(
+        "copy",
+        "--src-tls-verify=false",
+        f"docker://{registry.name('team/train:1')}",
+        f"oci:{folder}:x",
+    )
+    subprocess.run(
+        ["umoci", "config", "--image", f"{folder}:x", f"--config.env={variable}"], check=True
+    )
+    registry.push(f"oci:{folder}:x", name)
+    return registry.name(name)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
