@@ -39,8 +39,7 @@ def test_the_laptop_half_imports_where_nothing_is_linux_only() -> None:
         ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)
         for folder in LAPTOP_HALF
         for path in (ROOT / folder).rglob("*.py")
-        if path.name not in ("__init__.py", "__main__.py")
-        and path.parent.name not in OF_THE_BOX
+        if path.name not in ("__init__.py", "__main__.py") and path.parent.name not in OF_THE_BOX
     ]
     assert len(modules) > 40
     command = [sys.executable, "-c", IMPORT_AS_ON_A_MAC, *modules]
