@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -270,6 +270,27 @@ class TestTiers:
         assert 0 < sum(blobs) < 20_000_000
         listed = json.loads(own_box.run(project, "image", "ls", "--json").text)
         assert [image["is_complete"] for image in listed["images"]] == [False]
+
+    def test_what_a_start_touched_elsewhere_comes_before_it_is_asked_for(
+        self, box: Box, own_box: Box, train: str, tmp_path: Path
+    ) -> None:
+        script = "import json, sqlite3, decimal; print('done')"
+        first = in_image(box, train, main=script)
+        assert box.exec(first, "python3", "main.py").text == "done\n"
+
+        def touched(here: Box, project: Path) -> list[dict[str, Any]]:
+            described = here.run(project, "image", "inspect", "--json").text
+            profiles = json.loads(described)["profiles"]
+            return [p for p in profiles if p["command"] == "python3 main.py"]
+
+        wait_until(lambda: touched(box, first))
+        assert 20 < touched(box, first)[0]["files"] < 500
+        tier = f"file://{tmp_path}/tier"
+        assert box.run(first, "image", "push", "--to", tier).code == 0
+        second = in_image(own_box, train, f'store = ["{tier}"]\n', main=script)
+        assert own_box.exec(second, "true").code == 0  # the profile of another command is used
+        assert touched(own_box, second) == touched(box, first)
+        assert own_box.exec(second, "python3", "main.py").text == "done\n"
 
     def test_a_file_that_no_tier_has_any_more_is_an_error_of_its_reader(
         self, box: Box, own_box: Box, train: str, tier: str

@@ -122,6 +122,14 @@ class ImageStore:
             return digest if self.index_path(digest).exists() else None
         return None
 
+    def put_profile(self, name: str, data: bytes, *, most: int) -> None:
+        """`name`: see `profile`. Of one image the `most` newest are kept."""
+        self._write(self.root / "profiles" / name, data)
+        same = (self.root / "profiles").glob(f"{name.partition('-')[0]}-*")
+        oldest = sorted(same, key=lambda path: path.stat().st_mtime_ns)[:-most]
+        for path in oldest:
+            path.unlink(missing_ok=True)
+
     def _read_ref(self, path: Path) -> Image | None:
         try:
             fields = json.loads(path.read_bytes())

@@ -24,6 +24,7 @@ from .container.pool import Containers
 from .container_request import container_spec, indexes_of
 from .gpu_choice import Busy
 from .gpu_desk import GpuDesk
+from .image_profiles import ImageProfiles
 from .images import Images
 from .logs import LogStream
 from .metrics import Metrics
@@ -131,6 +132,7 @@ class Agent:
         self.chunks = ChunkIndex(self.store)
         self.containers = Containers(state_dir / "containers")
         self.containers.on_served = self._tell_runs
+        self.profiles = ImageProfiles(self.containers)
         self.spawner = Spawner(state_dir / "zygotes", containers=self.containers)
         self.metrics = Metrics(state_dir)
         self.gpus = GpuDesk()
@@ -210,16 +212,24 @@ class Agent:
     def directory_of(self, project: Project) -> Path:
         return self._workspaces_dir / project.workspace.id
 
-    def placed(self, project: Project, spec: RunSpec, wish: ContainerWish) -> RunSpec:
+    async def placed(self, project: Project, spec: RunSpec, wish: ContainerWish) -> RunSpec:
         """The same run in a container. Raises ImageMissing and what else stands in the way."""
         files, caches = project.workspace.files, self.state_dir / "caches"
-        return replace(spec, container=container_spec(wish, self.images, files, caches))
+        store, profiles = self.images.store, self.profiles
+        profile = profiles.path_for(store, wish.index, spec.argv)
+        container = container_spec(wish, self.images, files, caches, profile)
+        is_first = self.containers.place_of(container) is None
+        if is_first and profiles.is_new(store, wish.index, spec.argv):
+            container = replace(container, records=True)
+            await asyncio.to_thread(profiles.let_go, store, wish.index)
+        return replace(spec, container=container)
 
     def _images_in_use(self) -> set[Digest]:
         return indexes_of(self.containers.live())
 
     def _tell_runs(self, container: ContainerSpec, event: str) -> None:
         """What the file server of an image says is said to the runs that read from it."""
+        self.profiles.heard(container, event)
         if (line := line_of(event)) is None:
             return
         for run in self.live_runs():
@@ -368,6 +378,9 @@ class Agent:
             files, local_root = project.workspace.files, project.local_root
             starting = project.runs.start(spec, target, files, local_root, gpu_hold)
             result.run = await undisturbed(starting)
+            if spec.container is not None and spec.container.records:
+                recording = self.profiles.record(self.images.store, result.run)
+                self.tasks.spawn(recording, "profile")
             if gpu_hold is not None:
                 gpu_hold.note(project.workspace.name, result.run.number)
         result.timings.start_ns, clock = _lap(clock)

@@ -34,12 +34,15 @@ class MountMissing(DevloopError):
 
 
 def container_spec(
-    wish: ContainerWish, images: Images, workspace: Path, caches: Path
+    wish: ContainerWish, images: Images, workspace: Path, caches: Path, profile: str
 ) -> ContainerSpec:
-    """Reads a few small files. Raises ImageMissing, BadImageConfig, MountMissing."""
+    """`profile`: of what to fetch ahead, a file. Reads a few small files.
+
+    Raises ImageMissing, BadImageConfig, MountMissing.
+    """
     image = ImageConfig.parse(images.store.config(wish.index))
     return ContainerSpec(
-        root=_root(wish, images),
+        root=_root(wish, images, profile),
         image=replace(image, user=wish.user) if wish.user else image,
         workspace=workspace,
         mounts=tuple(
@@ -54,7 +57,7 @@ def container_spec(
     )
 
 
-def _root(wish: ContainerWish, images: Images) -> Root:
+def _root(wish: ContainerWish, images: Images, profile: str) -> Root:
     level = mount_level(images.root)
     if level.name == "unpacked":
         return FolderRoot(images.unpacked(wish.index))
@@ -65,6 +68,7 @@ def _root(wish: ContainerWish, images: Images) -> Root:
         index=wish.index.hex(),
         lazy=not images.store.is_complete(wish.index),
         tiers=wish.store,
+        profile=profile,
     )
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from devloop.cafs.index import CHUNK_BYTES
+
+from .image_profiles import profiles_of
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from devloop.cafs.digest import Digest
     from devloop.cafs.images import Image, ImageStore
+    from devloop.cafs.profile import Profile
 
 __all__ = ["ImageDetails", "ProfileDetails", "details_of"]
 
@@ -53,5 +61,17 @@ def details_of(store: ImageStore, image: Image) -> ImageDetails:
         size_bytes=sum(blobs.values()),
         local_bytes=sum(blobs.values()) - sum(missing.values()),
         shared_bytes=sum(size for digest, size in blobs.items() if digest in others),
-        profiles=(),
+        profiles=tuple(_profile_details(p, blobs) for p in profiles_of(store, image.index_digest)),
     )
+
+
+def _profile_details(profile: Profile, sizes: Mapping[Digest, int]) -> ProfileDetails:
+    size_bytes = sum(
+        min(touch.chunks * CHUNK_BYTES, sizes[touch.digest])
+        if touch.chunks
+        else sizes[touch.digest]
+        for touch in profile.touches
+        if touch.digest in sizes
+    )
+    files = len({touch.digest for touch in profile.touches})
+    return ProfileDetails(shlex.join(profile.command), files, size_bytes)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from devloop.cafs.errors import DevloopError
 from devloop.cafs.tiers import BlobUnavailable
 
 from .descriptors import is_out_of_descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from devloop.cafs.tiers import Tiers
 
@@ -60,6 +61,21 @@ class Flights:
         await flight.done.wait()  # which comes: a flight has a deadline
         if flight.error is not None:
             raise flight.error
+
+    async def batch(self, keys: Sequence[Hashable], work: Callable[[], object]) -> None:
+        """One `work` for several keys. Who wants one of them waits for it, and looks himself
+        whether it has come: raises nothing."""
+        flights = {key: Flight() for key in keys if key not in self._flying}
+        self._flying.update(flights)
+        try:
+            with trio.move_on_after(self._deadline_s):
+                await trio.to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
+        except (DevloopError, OSError):
+            pass  # whoever needs one that is missing is told why
+        finally:
+            for key, flight in flights.items():
+                del self._flying[key]
+                flight.done.set()
 
     def start(self, key: Hashable, work: Callable[[], object]) -> Flight:
         flight = self._flying.get(key)

@@ -20,6 +20,8 @@ from .partial import Partial
 from .views import Content
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from devloop.cafs.digest import Digest
     from devloop.cafs.tiers import Tiers
     from devloop.cafs.tiers.landing import Landing
@@ -33,6 +35,7 @@ __all__ = ["Misses"]
 _THREADS = 16  # for what somebody waits for
 _BEHIND_THREADS = 4  # for completing large blobs
 _BEHIND_AT_ONCE = 2  # requests for one blob
+_AHEAD_THREADS = 8  # for what a profile names
 _SETTLE_S = 0.3
 
 
@@ -55,6 +58,8 @@ class Misses:
         flights = partial(Flights, nursery, tiers, deadline_s=deadline_s, shed=fds.shed)
         self._flights = flights(threads=_THREADS)
         self._behind = flights(threads=_BEHIND_THREADS)
+        self._ahead = flights(threads=_AHEAD_THREADS)
+        self._may_complete = trio.Event()
         self._partials: dict[Digest, Partial] = {}
         self._coming: dict[tuple[Digest, int], Flight] = {}  # by chunk
         self._completing: set[Digest] = set()
@@ -76,7 +81,8 @@ class Misses:
         if self._landing.has(content.digest):
             return
         if content.chunks is None:
-            await self._flights.land(content.digest, partial(self._fetch, content))
+            while not self._landing.has(content.digest):  # a batch may have ended without it
+                await self._flights.land(content.digest, partial(self._fetch, content))
         elif content.digest not in self._partials:
             await self._begin(content, content.chunks)
 
@@ -86,6 +92,35 @@ class Misses:
             while not large.is_here(chunk):
                 await self._need(large, chunk)
         self._complete(large)
+
+    # ------------------------------------------------------------------ ahead of readers
+
+    def complete_from_now(self) -> None:
+        """What else large blobs hold may take its share of the link."""
+        self._may_complete.set()
+
+    async def bring(self, contents: Sequence[Content]) -> None:
+        """Small blobs, in one request. Raises nothing: who needs one that is missing is told."""
+        wanted = {c.digest: c.size_bytes for c in contents if not self._landing.has(c.digest)}
+        if wanted:
+            await self._flights.batch(list(wanted), partial(self._fetch_many, wanted))
+
+    async def bring_pieces(self, content: Content, first: int, chunks: int) -> None:
+        """Of a large blob. Raises as `ensure` does."""
+        await self.ensure(content)
+        large = self._partials.get(content.digest)
+        if large is None:
+            return  # it is here, whole
+        async with trio.open_nursery() as nursery:
+            for span in large.ask_range(first, chunks):
+                nursery.start_soon(self._start(self._ahead, large, span).done.wait)
+
+    def _fetch_many(self, wanted: dict[Digest, int]) -> None:
+        """In a thread. Raises BlobUnavailable, StoreFull, OSError."""
+        for digest, data in self._tiers.get_many(list(wanted.items())):
+            self._landing.put(digest, data)
+
+    # ------------------------------------------------------------------ what has come
 
     async def settle(self) -> None:
         """Never returns: names what has landed."""
@@ -172,6 +207,7 @@ class Misses:
     async def _complete_all(self, large: Partial) -> None:
         """Ends at the first error: the next reader who gets something starts it again."""
         try:
+            await self._may_complete.wait()
             async with trio.open_nursery() as nursery:
                 for _ in range(_BEHIND_AT_ONCE):
                     nursery.start_soon(self._complete_some, large)

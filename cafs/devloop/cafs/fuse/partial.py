@@ -83,6 +83,24 @@ class Partial:
         self._mark(Span(first, count), _ASKED)
         return Span(first, count)
 
+    def ask_range(self, first: int, chunks: int) -> list[Span]:
+        """What nobody has asked for of those chunks, in requests of a few each."""
+        spans: list[Span] = []
+        last = min(first + chunks, len(self._chunks))
+        chunk = first
+        while (chunk := self._state.find(_ABSENT, chunk, last)) >= 0:
+            count = 1
+            while (
+                count < _SPAN_CHUNKS
+                and chunk + count < last
+                and self._state[chunk + count] == _ABSENT
+            ):
+                count += 1
+            spans.append(Span(chunk, count))
+            self._mark(spans[-1], _ASKED)
+            chunk += count
+        return spans
+
     def arrived(self, span: Span) -> None:
         self._mark(span, _HERE)
         self._left -= span.chunks

@@ -6,6 +6,8 @@
     store       absolute path of the images folder (`images`)
     index       digest of an index in it, in hex
     tiers       addresses, nearest first (`tiers.address`); may be empty
+    profile     absolute path of a profile of that index (`profile`), whose blobs are fetched ahead
+                of being asked for; empty: there is none
     deadline_s  so long may a reader wait for bytes, in seconds; then it gets EIO
 
 Afterwards standard input stays open: the server ends at its end.
@@ -40,6 +42,7 @@ class Request(NamedTuple):
     image: Digest  # of its index
     tiers: tuple[str, ...] = ()
     deadline_s: float = DEFAULT_DEADLINE_S
+    profile: str = ""
 
     def encode(self) -> bytes:
         fields = self._asdict() | {
@@ -62,6 +65,7 @@ class Request(NamedTuple):
                 image=Digest.fromhex(fields.pop("index")),
                 tiers=tuple(map(str, fields.pop("tiers", ()))),
                 deadline_s=float(fields.pop("deadline_s", DEFAULT_DEADLINE_S)),
+                profile=str(fields.pop("profile", "")),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestInvalid(f"not a request: {error!r}") from None

@@ -21,6 +21,7 @@ from .connection import device_of, tune
 from .descriptors import Descriptors
 from .misses import Misses
 from .operations import Operations
+from .prefetch import prefetch
 from .views import BlobView, TreeView, contents_of
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ async def _serve(
             events.ready()
             nursery.start_soon(_end_with_stdin, nursery.cancel_scope)
             nursery.start_soon(misses.settle)
+            nursery.start_soon(prefetch, request.profile, contents_of(index), misses, events)
             nursery.start_soon(_tune, request.mountpoint)
             await _answer(events)
             nursery.cancel_scope.cancel()

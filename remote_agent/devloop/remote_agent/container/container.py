@@ -101,6 +101,7 @@ class Container:
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._launched: dict[int, Forker] = {}
+        self._opened: asyncio.Future[list[bytes]] | None = None
         loop.add_reader(keeper.socket, self._hear)
         loop.add_reader(keeper.pidfd, self._on_gone)
         loop.add_reader(self._questions, self._on_answer)
@@ -180,6 +181,16 @@ class Container:
         theirs.close()
         return forker
 
+    async def stop_recording(self) -> list[bytes]:
+        """What was opened in it since its start. Raises ContainerFailed."""
+        self._opened = asyncio.get_running_loop().create_future()
+        self._order("recorded")
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await self._opened
+        except TimeoutError as error:
+            raise ContainerFailed("its keeper does not answer") from error
+
     def abort(self) -> None:
         """Reads of files that nobody serves fail at once."""
         self._order("abort")
@@ -234,6 +245,11 @@ class Container:
                     self._started.exception()  # nobody need be waiting
             case "served":
                 self.on_served(message["line"])
+            case "opened":
+                with os.fdopen(fds[0], "rb") as file:
+                    paths = file.read().split(b"\0")[:-1]
+                if self._opened is not None and not self._opened.done():
+                    self._opened.set_result(paths)
             case "ended":
                 self.why = self.why or message["why"]
 
@@ -276,6 +292,8 @@ class Container:
     def _settle(self) -> None:
         failure = ContainerFailed(f"the container has ended: {self.why or 'as it was told to'}")
         futures: list[asyncio.Future[Any]] = [self._started, *self._answers.values()]
+        if self._opened is not None:
+            futures.append(self._opened)
         for waiting in futures:
             if not waiting.done():
                 waiting.set_exception(failure)

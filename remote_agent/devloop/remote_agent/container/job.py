@@ -78,6 +78,7 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
         "folder": str(folder),
         "upper": _kept_layer(layers, spec.name) if spec.name else None,
         "root": _root(spec.root),
+        "records": spec.records,
         "config": config,
         "runtime": box.runtime.path,
         "kind": box.runtime.kind,
@@ -144,6 +145,7 @@ def _root(root: Root) -> dict[str, Any]:
             "index": root.index,
             "tiers": list(root.tiers),
             "deadline_s": root.deadline_s,
+            "profile": root.profile,
         }
         command = [sys.executable, "-m", "devloop.cafs.fuse"]
         found["server"] = {"command": command, "env": _server_env(), "request": request}

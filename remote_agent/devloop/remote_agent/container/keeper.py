@@ -8,14 +8,16 @@ it reads.
 
 The agent starts it ahead of time: it loads what it needs and waits for its one job.
 
-    job       {folder, upper, root, config, runtime, kind, program, cgroup, limits, groups,
-               capabilities, seccomp, namespaces, inside: [folder], files: [name]}
+    job       {folder, upper, root, records, config, runtime, kind, program, cgroup, limits,
+               groups, capabilities, seccomp, namespaces, inside: [folder], files: [name]}
                + fds [control of the spawner inside, questions, log]; made by `job`
     → started {pause} + fds [pidfd of the first process, pidfd of the spawner inside]
     → failed  {message, hint}
     → served  {line}                    what the file server says of itself, JSON
+    → opened  {} + fds [file]           what was opened so far: paths, each with a NUL after it
     → ended   {why}
     abort     {}                        readers of files that nobody serves get an error
+    recorded  {}                        ends the recording; answered by `opened`
     end       {}
 """
 
@@ -28,6 +30,7 @@ import os
 import select
 import signal
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +42,7 @@ from devloop.remote_agent.zygote import kernel, wire
 from . import cgroups, locked, roots
 from .fileserver import FileServer
 from .inside import Inside, start_inside
+from .recorder import OpenRecorder
 
 __all__ = ["main"]
 
@@ -62,6 +66,7 @@ class Keeper:
         self._fds = fds
         self._stage = Path(job["folder"]) / "stage"
         self._server: FileServer | None = None
+        self._recorder: OpenRecorder | None = None
         self._pause_fd = self._spawner_fd = -1
         self._life, self._pauses_end = socket.socketpair()
 
@@ -74,6 +79,9 @@ class Keeper:
         enter_private_namespace()
         self._prepare_stage()
         self._mount_root()
+        if job["records"]:
+            with contextlib.suppress(OSError):  # without, the next start elsewhere is slower
+                self._recorder = OpenRecorder(str(self._stage / "root"))
         _show_cgroup2(job["kind"])
         pause = self._run_runtime()
         self._pause_fd = os.pidfd_open(pause)
@@ -93,16 +101,26 @@ class Keeper:
             poll.register(fd, select.POLLIN)
         if self._server is not None:
             poll.register(self._server.says, select.POLLIN)
+        recorder = -1
+        if self._recorder is not None:
+            recorder = self._recorder.fileno()
+            poll.register(recorder, select.POLLIN)
         while True:
             for fd, _ in poll.poll():
                 if fd in reasons:
                     return reasons[fd]
-                if fd != self._agent.fileno():
+                if fd == recorder:
+                    if self._recorder is not None:
+                        self._recorder.take()
+                elif fd != self._agent.fileno():
                     assert self._server is not None
                     if not self._server.tell(self._say):
                         return "its file server has ended"
                 elif not self._obey():
                     return ""
+                elif self._recorder is None and recorder >= 0:
+                    poll.unregister(recorder)
+                    recorder = -1
 
     def end(self, why: str = "") -> None:
         """Returns when nothing of the container is left, or what is left cannot be ended."""
@@ -140,7 +158,17 @@ class Keeper:
             return False
         if received.message["op"] == "abort" and self._server is not None:
             self._server.abort()
+        if received.message["op"] == "recorded":
+            self._tell_opened()
         return True
+
+    def _tell_opened(self) -> None:
+        paths = self._recorder.close() if self._recorder is not None else []
+        self._recorder = None
+        with tempfile.TemporaryFile() as file:
+            file.write(b"".join(path + b"\0" for path in paths))
+            file.seek(0)
+            wire.send(self._agent, {"event": "opened"}, [file.fileno()])
 
     def _say(self, message: dict[str, Any]) -> None:
         wire.send(self._agent, message)

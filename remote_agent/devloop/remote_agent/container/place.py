@@ -58,6 +58,10 @@ class ContainerPlace:
         """The user that runs are to become."""
         return self._container.identity
 
+    async def stop_recording(self) -> list[bytes]:
+        """Raises ContainerFailed."""
+        return await self._container.stop_recording()
+
     @property
     def learned_as(self) -> bytes:
         """What tells its interpreters from those of other images and of the box."""

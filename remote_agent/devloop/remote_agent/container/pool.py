@@ -90,6 +90,10 @@ class Containers:
             starting.add_done_callback(partial(self._on_start, spec))
         return await asyncio.shield(starting)
 
+    def place_of(self, spec: ContainerSpec) -> ContainerPlace | None:
+        place = self._places.get(spec)
+        return place if place is not None and place.is_alive else None
+
     def live(self) -> list[ContainerSpec]:
         return [spec for spec, place in self._places.items() if place.is_alive]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -93,7 +93,8 @@ class FolderRoot:
 class ImageRoot:
     """An index's metadata over the blobs of an image store, as `cafs.mount` mounts it.
 
-    `lazy`: blobs may be missing, so that a file server has to fetch them from `tiers`.
+    `lazy`: blobs may be missing, so that a file server has to fetch them from `tiers`; ahead of
+    all others those of `profile`, a file.
     """
 
     level: str
@@ -102,7 +103,7 @@ class ImageRoot:
     index: str
     lazy: bool = False
     tiers: tuple[str, ...] = ()
-    profile: str = ""
+    profile: str = field(default="", compare=False)
     deadline_s: float = 30.0
 
 
@@ -135,6 +136,7 @@ class ContainerSpec:
 
     `workspace`: the project's folder on the box. `name`: the writable layer of that name is kept;
     else it is thrown away. `caches`: the folder on the box that outlives containers, or none.
+    `records`: what is opened in it is noted, from its start on.
     """
 
     root: Root
@@ -147,6 +149,7 @@ class ContainerSpec:
     name: str = ""
     gpus: bool = True
     caches: Path | None = None
+    records: bool = field(default=False, compare=False)
 
     @property
     def target(self) -> str:

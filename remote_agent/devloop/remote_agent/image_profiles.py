@@ -1,0 +1,178 @@
+"""What the first start of a command touched of its image: noted here, fetched ahead elsewhere.
+
+Owns IMAGES/profiles and how a recording becomes a profile. Knows nothing of mounts: the container's
+keeper says what was opened, its file server which pieces of large files were read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+from devloop.cafs.digest import Digest
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.index import CHUNK_BYTES
+from devloop.cafs.profile import Profile, ProfileInvalid, Touch, best_for, profile_name
+
+from .container.spec import ImageRoot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from devloop.cafs.images import ImageStore
+    from devloop.cafs.index import Inode
+
+    from .container.pool import Containers
+    from .container.spec import ContainerSpec
+    from .run import Run
+
+__all__ = ["ImageProfiles"]
+
+RECORD_S = 30.0
+MOST_OF_AN_IMAGE = 16
+_PAGE_BYTES = mmap.PAGESIZE
+
+Chunks = dict[Digest, dict[int, None]]
+
+
+class ImageProfiles:
+    def __init__(self, containers: Containers) -> None:
+        self._containers = containers
+        self._read_pieces: dict[ContainerSpec, Chunks] = {}
+
+    # -- for a start
+
+    def path_for(self, store: ImageStore, index: Digest, command: Sequence[bytes]) -> str:
+        """Of the profile that suits best; empty when there is none."""
+        best = best_for(_words(command), profiles_of(store, index))
+        return str(store.root / "profiles" / best.name) if best is not None else ""
+
+    def is_new(self, store: ImageStore, index: Digest, command: Sequence[bytes]) -> bool:
+        return not (store.root / "profiles" / profile_name(index, _words(command))).exists()
+
+    def let_go(self, store: ImageStore, index: Digest) -> None:
+        """Takes what is whole here of large files out of the page cache, so that what is there
+        afterwards was read. Mapped pages stay. For a thread."""
+        for inode in _large(store, index):
+            with contextlib.suppress(OSError, DevloopError):
+                fd = os.open(_path(store, inode), os.O_RDONLY)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(fd)
+
+    # -- while it runs
+
+    def heard(self, container: ContainerSpec, event: str) -> None:
+        """`event`: what its file server says."""
+        if not container.records or '"touched"' not in event:
+            return
+        told = json.loads(event)
+        if told.get("event") == "touched" and told["chunk"] is not None:
+            read = self._read_pieces.setdefault(container, {})
+            read.setdefault(Digest.fromhex(told["digest"]), {})[told["chunk"]] = None
+
+    async def record(self, store: ImageStore, run: Run) -> None:
+        """Until the run has ended, or is past its start."""
+        container = run.spec.container
+        assert container is not None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(run.ended.wait(), RECORD_S)
+        place = self._containers.place_of(container)
+        read = self._read_pieces.pop(container, {})
+        if place is None:
+            return
+        with contextlib.suppress(DevloopError, OSError):
+            opened = await place.stop_recording()
+            await asyncio.to_thread(_write, store, container, run.spec.argv, opened, read)
+
+
+def profiles_of(store: ImageStore, index: Digest) -> Iterator[Profile]:
+    for path in sorted((store.root / "profiles").glob(f"{index.hex()}-*")):
+        with contextlib.suppress(OSError, ProfileInvalid):
+            yield Profile.decode(path.read_bytes())
+
+
+def _write(
+    store: ImageStore,
+    container: ContainerSpec,
+    argv: Sequence[bytes],
+    opened: Iterable[bytes],
+    read: Chunks,
+) -> None:
+    assert isinstance(container.root, ImageRoot)
+    index = Digest.fromhex(container.root.index)
+    touches = tuple(_touches(store, index, opened, read))
+    if touches:
+        profile = Profile(index, _words(argv or map(os.fsencode, container.image.command)), touches)
+        store.put_profile(profile.name, profile.encode(), most=MOST_OF_AN_IMAGE)
+
+
+def _touches(
+    store: ImageStore, index: Digest, opened: Iterable[bytes], read: Chunks
+) -> Iterator[Touch]:
+    image = store.index(index)
+    files = {path: image.inodes[number] for path, number in image.names}
+    seen: set[Digest] = set()
+    for path in opened:
+        inode = files.get(path.lstrip(b"/"))
+        if inode is None or inode.digest is None or inode.digest in seen:
+            continue
+        seen.add(inode.digest)
+        if inode.chunks is None:
+            yield Touch(inode.digest)
+            continue
+        yield Touch(inode.chunks)
+        pieces = read.get(inode.digest)
+        for first, count in _spans(pieces if pieces is not None else _resident(store, inode)):
+            yield Touch(inode.digest, first, count)
+
+
+def _spans(chunks: Iterable[int]) -> Iterator[tuple[int, int]]:
+    first = count = 0
+    for chunk in chunks:
+        if count and chunk == first + count:
+            count += 1
+            continue
+        if count:
+            yield first, count
+        first, count = chunk, 1
+    if count:
+        yield first, count
+
+
+def _resident(store: ImageStore, inode: Inode) -> list[int]:
+    """The pieces of which pages are in memory, see mincore(2)."""
+    try:
+        with _path(store, inode).open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=_READ_WRITE)
+    except (OSError, ValueError):
+        return []
+    pages = (ctypes.c_ubyte * -(-len(memory) // _PAGE_BYTES))()
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(memory)), pages):
+        return []
+    held, step = bytes(pages).translate(_LOWEST_BIT), CHUNK_BYTES // _PAGE_BYTES
+    return [at // step for at in range(0, len(held), step) if held.find(b"\1", at, at + step) >= 0]
+
+
+_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE  # private: nothing is written to the file
+_LOWEST_BIT = bytes(byte & 1 for byte in range(256))
+
+
+def _large(store: ImageStore, index: Digest) -> list[Inode]:
+    return [inode for inode in store.index(index).inodes if inode.chunks is not None]
+
+
+def _path(store: ImageStore, inode: Inode) -> Path:
+    assert inode.digest is not None
+    return store.blobs.path_of(inode.digest)
+
+
+def _words(command: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(map(os.fsdecode, command))
