@@ -1,4 +1,4 @@
-"""`scripts/bench loop|ssh`: measures every line of "how fast", prints a table, ends with 0.
+"""`scripts/bench loop|ssh|tui`: measures every line of "how fast", prints a table, ends with 0.
 
 Another exit code means that something could not be measured, never that it was slow.
 """
@@ -25,6 +25,13 @@ from .bench_ssh_files import bench_ssh_cat, bench_ssh_change, bench_ssh_large, b
 from .bench_ssh_saves import bench_far_saves, bench_ssh_saves, bench_ssh_start
 from .bench_start import bench_start
 from .bench_stream import bench_stream
+from .bench_tui import (
+    bench_tui_flood,
+    bench_tui_idle,
+    bench_tui_log,
+    bench_tui_paint,
+    bench_tui_save,
+)
 from .figures import Section
 from .interpreters import make_environment
 from .machine import facts
@@ -58,7 +65,14 @@ SSH: Mapping[str, Callable[[Bench], Section]] = {
     "ssh-change": bench_ssh_change,
     "ssh-cat": bench_ssh_cat,
 }
-SUBJECTS = {"loop": LOOP, "ssh": SSH}
+TUI: Mapping[str, Callable[[Bench], Section]] = {
+    "tui-paint": bench_tui_paint,
+    "tui-save": bench_tui_save,
+    "tui-log": bench_tui_log,
+    "tui-flood": bench_tui_flood,
+    "tui-idle": bench_tui_idle,
+}
+SUBJECTS = {"loop": LOOP, "ssh": SSH, "tui": TUI}
 ONLY_WHEN_ASKED = {"save-torch"}
 
 
@@ -98,7 +112,7 @@ def _run(bench: Bench, args: argparse.Namespace) -> int:
 
 def _measured(key: str, bench: Bench) -> Section:
     load_before, began = os.getloadavg()[0], time.monotonic()
-    section = {**LOOP, **SSH}[key](bench)
+    section = {**LOOP, **SSH, **TUI}[key](bench)
     section.load_before = load_before
     print("\n".join(section_lines(section)), flush=True)
     sys.stderr.write(f"bench: {key} took {time.monotonic() - began:.0f} s\n")
@@ -115,10 +129,10 @@ def _leave(number: int, _frame: object) -> None:
 
 def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("what", choices=SUBJECTS, help="the loop here, or over SSH")
+    parser.add_argument("what", choices=SUBJECTS, help="the loop here, or over SSH; the screen")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it works")
     parser.add_argument(
-        "--only", action="append", choices=[*LOOP, *SSH], help="one section; may be repeated"
+        "--only", action="append", choices=[*LOOP, *SSH, *TUI], help="one section; may be repeated"
     )
     parser.add_argument("--torch", action="store_true", help=f"also with {TORCH} (200 MB)")
     parser.add_argument("--save", choices=SAVES, default="write", help="how files are saved")

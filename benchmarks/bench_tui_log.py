@@ -12,7 +12,14 @@ from textual.app import App, ComposeResult
 from devloop.tui.log.model import LogModel
 from devloop.tui.log.pane import LogPane
 
-__all__ = ["MillionLines", "PaneFigures", "measure_million_lines", "measure_pane"]
+__all__ = [
+    "MillionLines",
+    "PaneApp",
+    "PaneFigures",
+    "log_batches",
+    "measure_million_lines",
+    "measure_pane",
+]
 
 SIZE = (160, 45)
 LINE = (
@@ -33,7 +40,7 @@ class MillionLines(NamedTuple):
     longest_step_s: float  # so long a search keeps the event loop
 
 
-class _PaneApp(App[None]):
+class PaneApp(App[None]):
     def compose(self) -> ComposeResult:
         yield LogPane()
 
@@ -46,7 +53,7 @@ def log_batches(lines: int, batch: int = 100) -> list[bytes]:
 
 async def measure_pane(lines: int = 100_000, frames: int = 50) -> PaneFigures:
     """Of a headless pane of 160×45."""
-    app = _PaneApp()
+    app = PaneApp()
     async with app.run_test(size=SIZE) as pilot:
         pane = app.query_one(LogPane)
         batches = log_batches(lines)

@@ -53,8 +53,7 @@ class Watcher:
         self, sandbox: Sandbox, argv: list[str], env: dict[str, str], files: Path | None
     ) -> None:
         """`files`: what the tool reads on its standard input. Returns after the first output."""
-        token = self._next_token()
-        self._main.write_text(self._script(token))
+        token = self.write_next()
         with self.log.open("wb") as stderr, (files or self._main).open("rb") as stdin:
             self._process = sandbox.start(
                 argv,
@@ -65,6 +64,12 @@ class Watcher:
                 stderr=stderr,
             )
         self._wait_for(token, START_TIMEOUT_S)
+
+    def write_next(self) -> str:
+        """The program of the first run; the token that it prints."""
+        token = self._next_token()
+        self._main.write_text(self._script(token))
+        return token
 
     def save(self) -> float:
         """Saves a new version; milliseconds until its line came. Raises Broken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     from tests.images.registry import Registry
     from tests.sshd import Sshd
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has put us in the background, and programs that tests start would ignore Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("devloop", deadline=None)  # the machine's other work is no failure
 settings.register_profile("soak", deadline=None, max_examples=2000)

@@ -62,6 +62,10 @@ client = "paramiko"
 config = "ssh_config"
 connect_timeout = 3
 persist = "5m"
+
+[screen]
+theme = "colour-blind"
+keys = { rerun = "f5 r", find = "ctrl+f" }
 """
 
 
@@ -94,6 +98,7 @@ def test_every_key_of_the_file_is_read(project: Path) -> None:
     assert (config.target, config.run.on_disconnect) == ("me@gpu1:2222", 600.0)
     assert config.ssh == ("paramiko", project / "ssh_config", 3.0, 300.0)
     assert config.agent.python == "/opt/python3"
+    assert config.screen == ("colour-blind", {"rerun": "f5 r", "find": "ctrl+f"})
     assert list(map(str, config.ports)) == ["6006", "8888:80"]
     assert config.image == "registry.example/team/train:1"
     assert config.store == ("ssh://gpu2", "file:///srv/images")
@@ -162,6 +167,10 @@ def test_an_unknown_key_names_file_line_and_nearest_key(project: Path) -> None:
         ("ports = [true]", "devloop.toml:1: ports must hold ports only, not true", "PORT"),
         ("ports = ['x']", 'devloop.toml:1: ports holds what is no port: "x" is no port', "PORT"),
         ("ports = [80, '80:1']", "devloop.toml:1: ports has port 80 on this side twice", ""),
+        ("screen.keys = 'f5'", "devloop.toml:1: screen.keys must be a table", 'rerun = "f5"'),
+        ("screen.keys.rerun = 5", "devloop.toml:1: screen.keys has keys for rerun", '"f5 r"'),
+        ("screen.keys.go = 'f5'", "devloop.toml:1: screen.keys knows no command go", "rerun, "),
+        ("screen.keys = {rerun='/', find='/'}", "devloop.toml:1: screen.keys has / for two", ""),
         ("sync.ignore = 'x'", "devloop.toml:1: sync.ignore must be an array of strings", ""),
         ("a = 1\nb = = 2", "devloop.toml:2:5: ", "correct the TOML"),
         ("a = [1,\n", "devloop.toml:2:1: ", "correct the TOML"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -17,6 +18,7 @@ from .box import Tail, Up, descendants_with, save, stops_slowly, wait_until
 from .terminal import open_terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.sshd import Sshd
@@ -69,11 +71,15 @@ def exec_pipe(box: Box, project: Path, *words: str) -> subprocess.Popen[bytes]:
 
 def test_a_link_cut_while_it_is_made_fails_one_command(box: Box) -> None:
     project = box.project()
-    process = exec_pipe(box, project, "--", "true")
-    wait_until(sshd_of(box).connections)
-    cut(box)
+    assert box.exec(project, "true").code == 0  # an installation would begin anew by itself
+    cut(box)  # what is kept: the next command makes a connection of its own
+    with slow_commands(box):
+        accepted = count_accepted(box)
+        process = exec_pipe(box, project, "--", "true")
+        wait_until(lambda: count_accepted(box) > accepted)
+        cut(box)
     talk = Tail(process.stderr).wait_for_end()
-    assert process.wait(30) == 255
+    assert process.wait(30) == 255, talk
     assert talk.count("error: ") == talk.count("hint: ") == 1, talk
     assert box.exec(project, "echo", "next").text == "next\n"
 
@@ -482,6 +488,26 @@ def workspace_of(box: Box, project: Path) -> Path:
         if path.read_bytes().strip() == os.fsencode(project)
     ]
     return found
+
+
+def count_accepted(box: Box) -> int:
+    """Connections so far. A process of sshd's may also belong to who only asked if it listens."""
+    return sshd_of(box).log.count("Accepted publickey")
+
+
+@contextlib.contextmanager
+def slow_commands(box: Box) -> Iterator[None]:
+    """On the box: a connection under way stays so, however busy this machine is."""
+    sshd = sshd_of(box)
+    config = sshd.folder / "sshd_config"
+    before = config.read_text()
+    config.write_text(f'{before}ForceCommand sleep 5; exec sh -c "$SSH_ORIGINAL_COMMAND"\n')
+    sshd.reload()
+    try:
+        yield
+    finally:
+        config.write_text(before)
+        sshd.reload()
 
 
 def lose(box: Box) -> None:

@@ -1,4 +1,4 @@
-"""Calls of the screen against a real embedded agent: metrics, and a run that is kept."""
+"""Calls of the screen against a real embedded agent: metrics, a run that is kept, what runs ran."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
+from devloop.cafs.digest import digest_of
 from devloop.sync.agent_errors import RemoteError
+from devloop.sync.codediff import CodeGone, diff_of_code
 from devloop.sync.local import LocalTarget
 from devloop.sync.metrics import GpuState
 from devloop.sync.model import RunSpec
@@ -18,6 +21,8 @@ from devloop.sync.session import Project, Session
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from devloop.cafs.digest import Digest
 
 
 @contextlib.asynccontextmanager
@@ -67,6 +72,92 @@ async def test_a_run_that_is_kept_outlives_its_lease_and_its_client(project: Pat
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.6)  # twice the lease: what is to be shown is that nothing happens
         assert (await states(session))[kept]
+
+
+async def tree_of(session: Session) -> Digest:
+    await session.scan()
+    return (await session.push()).tree
+
+
+async def test_the_code_of_two_runs_is_told_apart_line_by_line(project: Path) -> None:
+    (project / "pkg").mkdir()
+    (project / "pkg" / "model.py").write_text("lr = 1\nwidth = 8\n")
+    (project / "same.py").write_text("same\n")
+    (project / "kind").write_text("a file\n")
+    async with opened(project) as session:
+        old = await tree_of(session)
+        (project / "pkg" / "model.py").write_text("lr = 2\nwidth = 8\n")
+        (project / "kind").unlink()
+        (project / "kind").mkdir()
+        (project / "kind" / "new.py").write_text("new\n")
+        (project / "weights.bin").write_bytes(b"\0" * 100)
+        new = await tree_of(session)
+        assert await diff_of_code(session.client, old, old) == []
+        assert await diff_of_code(session.client, old, new) == [
+            *("--- a/kind", "+++ /dev/null", "@@ -1 +0,0 @@", "-a file"),
+            *("--- /dev/null", "+++ b/kind/new.py", "@@ -0,0 +1 @@", "+new"),
+            *("--- a/pkg/model.py", "+++ b/pkg/model.py", "@@ -1,2 +1,2 @@"),
+            *("-lr = 1", "+lr = 2", " width = 8"),
+            *("--- /dev/null", "+++ b/weights.bin", "no text, too large, or no longer there"),
+        ]
+        back = await diff_of_code(session.client, new, old)
+        assert "+lr = 1" in back
+        with pytest.raises(CodeGone):
+            await diff_of_code(session.client, old, digest_of(b"never pushed"))
+
+
+async def test_blobs_of_more_than_one_reply_are_all_read(project: Path) -> None:
+    contents = {f"f{at}": os.urandom(900_000) for at in range(6)}
+    for name, data in contents.items():
+        (project / name).write_bytes(data)
+    (project / "large").write_bytes(b"x" * (1 << 21))
+    async with opened(project) as session:
+        await tree_of(session)
+        wanted = [digest_of(data) for data in contents.values()]
+        absent = [digest_of(b"absent"), digest_of(b"x" * (1 << 21))]
+        found = await session.client.read_blobs([*absent, *wanted])
+        assert found == {digest_of(data): data for data in contents.values()}
+
+
+async def test_what_is_to_be_cold_has_no_zygote_left(project: Path) -> None:
+    (project / "main.py").write_text("print('once')\n")
+    async with opened(project) as session:
+        await session.scan()
+        while await start_kind(session) != "zygote":
+            pass
+        before = zygotes(session)
+        assert before
+        await session.client.cool(session.workspace.id)
+        while zygotes(session) & before:
+            await asyncio.sleep(0.01)
+        while await start_kind(session) != "zygote":
+            pass
+        assert zygotes(session)
+
+
+def zygotes(session: Session) -> set[int]:
+    children = psutil.Process(session.facts.agent_pid).children(recursive=True)
+    return {child.pid for child in children if "devloop-zygote" in words_of(child)}
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []
+
+
+async def start_kind(session: Session) -> str:
+    """Of one run, to its end."""
+    env = {"PATH": os.environb[b"PATH"]}
+    spec = RunSpec((b"python3", b"main.py"), env, lease_s=5.0, warm=True, owner=session.owner)
+    pushed = await session.push(run=spec)
+    assert pushed.applied.run is not None
+    while True:
+        runs = {run.number: run for run in await session.client.list_runs(session.workspace.id)}
+        if not (run := runs[pushed.applied.run.number]).live:
+            return run.start_kind
+        await asyncio.sleep(0.01)
 
 
 async def start(session: Session) -> int:

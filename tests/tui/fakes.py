@@ -15,7 +15,7 @@ from devloop.sync.progress import Progress
 from devloop.tui.ground import Opened, Screenful
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
 START_NS = 1_700_000_000 * 10**9
 GB = 10**9
@@ -33,6 +33,9 @@ class FakeLoop:
 
     def rerun(self, reason: str = "rerun") -> None:
         self.calls.append(reason)
+
+    def restart_cold(self) -> None:
+        self.calls.append("restart cold")
 
     def stop(self) -> None:
         self.calls.append("stop")
@@ -53,7 +56,13 @@ class FakeLoop:
 
 
 class FakeClient:
-    """Says nothing of its own accord."""
+    """Says nothing of its own accord. `blobs`: the agent's store."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, bytes] = {}
+
+    async def read_blobs(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
+        return {digest: self.blobs[digest] for digest in digests if digest in self.blobs}
 
     async def metrics(self, interval_s: float) -> AsyncIterator[Sample]:
         await asyncio.Event().wait()
@@ -65,8 +74,8 @@ class FakeClient:
 
 
 class FakeSession:
-    def __init__(self) -> None:
-        self.client = FakeClient()
+    def __init__(self, client: FakeClient) -> None:
+        self.client = client
 
 
 class FakeGround:
@@ -85,6 +94,7 @@ class FakeGround:
         self.progress = Progress()
         self.command = command
         self.facts = Screenful("h100-a", "demo", root, theme, dict(keys or {}))
+        self.client = FakeClient()
         self.loops: list[FakeLoop] = []
         self.openings: list[bool] = []  # whether each might ask
         self.error = error
@@ -107,7 +117,7 @@ class FakeGround:
             raise error
         loop = FakeLoop()
         self.loops.append(loop)
-        yield Opened(FakeSession(), loop)  # type: ignore[arg-type]
+        yield Opened(FakeSession(self.client), loop)  # type: ignore[arg-type]
 
     def wants_to_ask(self, error: DevloopError) -> bool:
         return self.may_be_asked
@@ -139,12 +149,18 @@ def facts(pid: int = 4242) -> HostFacts:
     )
 
 
-def run(number: int, *, reason: str = "model.py changed", end: RunEnd | None = None) -> Run:
+def run(
+    number: int,
+    *,
+    reason: str = "model.py changed",
+    end: RunEnd | None = None,
+    tree: Digest = Digest(bytes(32)),  # noqa: B008 - immutable
+) -> Run:
     return Run(
         number=number,
         workspace_id="demo-1",
         workspace_name="demo",
-        tree=Digest(bytes(32)),
+        tree=tree,
         argv=(b"python", b"train.py"),
         reason=reason,
         outputs=(),
@@ -166,10 +182,15 @@ def ended(code: int, *, signal: int = 0, reason: str = "", wall_s: float = 12.4)
     return RunEnd(code, signal, words, 3 * GB, 1.0, 0.1, wall_s, start_failed=False, detail="")
 
 
-def started(number: int, *, paths: tuple[bytes, ...] = (b"model.py",)) -> RunStarted:
+def started(
+    number: int,
+    *,
+    paths: tuple[bytes, ...] = (b"model.py",),
+    tree: Digest = Digest(bytes(32)),  # noqa: B008 - immutable
+) -> RunStarted:
     reason = "model.py changed" if paths else "first run"
     files = len(paths) * 3
-    return RunStarted(run(number, reason=reason), CYCLE, paths, files, files * 1000, ())
+    return RunStarted(run(number, reason=reason, tree=tree), CYCLE, paths, files, files * 1000, ())
 
 
 def first_output(number: int, output_s: float = 0.0123) -> FirstOutput:

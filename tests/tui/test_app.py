@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 from textual.widgets import Input, OptionList
 
+from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import DevloopError
+from devloop.cafs.tree import File, encode_node
 from devloop.sync.events import Connected, Reconnecting
 from devloop.tui.app import UpApp
 from devloop.tui.dialogs import AskCommand, AskLeave, Help
+from devloop.tui.diffs import DiffScreen
 from devloop.tui.keys import KEYS
+from devloop.tui.log.pane import LogPane
+from devloop.tui.log.sgr import plain
 from devloop.tui.panes import Lines
 from devloop.tui.state import Link
 
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
 
     from textual.pilot import Pilot
 
+    from devloop.cafs.digest import Digest
+
 NARROW, WIDE = (80, 24), (160, 45)
 
 
@@ -59,6 +66,10 @@ class Screen:
 
     async def until_open(self, sessions: int = 1) -> None:
         while len(self.ground.loops) < sessions or self.app.view.link is Link.OVER:
+            await self.pilot.pause(0.01)
+
+    async def until_done(self, group: str) -> None:
+        while any(worker.group == group for worker in self.app.workers):
             await self.pilot.pause(0.01)
 
     async def settle(self) -> None:
@@ -100,6 +111,83 @@ async def test_a_rerun_is_asked_for_by_both_keys() -> None:
     async with opened() as screen:
         await screen.press("r", "enter")
         assert screen.loop.calls == ["rerun", "rerun"]
+
+
+async def test_shift_r_restarts_cold() -> None:
+    async with opened() as screen:
+        live(screen)
+        await screen.press("R")
+        assert screen.loop.calls == ["restart cold"]
+
+
+async def test_d_runs_under_the_debugger_and_holds_saves_meanwhile() -> None:
+    async with opened() as screen:
+        live(screen)
+        await screen.press("d")
+        while len(screen.loop.calls) < 3:
+            await screen.pilot.pause(0.01)
+        assert screen.loop.calls == ["stop", "pause True", "pause False"]
+        words = ("python", "-m", "pdb", "-c", "continue", "train.py")
+        assert screen.ground.verbs == [("exec", "--tty", "--", *words)]
+
+
+async def test_saves_that_were_held_before_the_debugger_are_held_after_it() -> None:
+    async with opened() as screen:
+        screen.app.view.is_paused = True
+        await screen.press("d")
+        await screen.until_done("terminal")
+        assert screen.loop.calls == ["stop"]
+
+
+async def test_what_is_no_python_is_not_debugged() -> None:
+    async with opened(FakeGround(command="make train")) as screen:
+        await screen.press("d")
+        assert (screen.loop.calls, screen.ground.verbs) == ([], [])
+
+
+def code(screen: Screen, text: bytes) -> Digest:
+    """A tree with one file, in the agent's store."""
+    entry = File(0o644, len(text), 0, digest_of(text))
+    node = encode_node({b"model.py": entry})
+    screen.ground.client.blobs |= {digest_of(text): text, digest_of(node): node}
+    return digest_of(node)
+
+
+async def test_v_and_shift_v_show_what_changed_in_the_code() -> None:
+    async with opened() as screen:
+        for number, text in ((1, b"lr = 1\n"), (2, b"lr = 2\n"), (3, b"lr = 3 # \x1b[2J\n")):
+            screen.app.event(started(number, tree=code(screen, text)))
+        await screen.press("v")
+        while not isinstance(screen.app.screen, DiffScreen):
+            await screen.pilot.pause(0.01)
+        pane = screen.app.screen.query_one(LogPane)
+        assert "run 2 → run 3" in pane.title_text
+        lines = [plain(pane.model.store.line(at).text) for at in range(pane.line_count)]
+        assert lines[-2:] == ["-lr = 2", "+lr = 3 #  [2J"]
+        await screen.press("q", "left_square_bracket", "left_square_bracket", "V")
+        while not isinstance(screen.app.screen, DiffScreen):
+            await screen.pilot.pause(0.01)
+        assert "run 1 → run 3" in screen.app.screen.query_one(LogPane).title_text
+        await screen.press("escape")
+        assert not isinstance(screen.app.screen, DiffScreen)
+
+
+async def test_code_that_is_gone_from_the_box_is_said() -> None:
+    async with opened() as screen:
+        screen.app.event(started(1, tree=code(screen, b"old")))
+        screen.app.event(started(2, tree=code(screen, b"new")))
+        screen.ground.client.blobs.clear()
+        await screen.press("4", "v")
+        await screen.until_done("diff")
+        assert "gone from the box" in screen.app.log_pane.model.store.line(2).text
+
+
+async def test_one_run_alone_differs_from_nothing() -> None:
+    async with opened() as screen:
+        await screen.press("v", "V")
+        live(screen)
+        await screen.press("v", "V")
+        assert not isinstance(screen.app.screen, DiffScreen)
 
 
 async def test_x_stops_and_shift_x_kills() -> None:
@@ -190,6 +278,33 @@ async def test_the_keys_of_the_log_work_whatever_has_the_focus() -> None:
         assert "&c" in log.title_text
         await screen.press("1", "escape", "escape", "c")
         assert "cleared" in log.title_text
+
+
+async def test_every_other_key_of_the_log_reaches_it_from_another_pane(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[str] = []
+    for name in ("find_next", "find_previous", "next_error", "previous_error", "toggle_time"):
+        monkeypatch.setattr(LogPane, f"action_{name}", lambda self, name=name: called.append(name))
+    for name in ("toggle_mark", "copy"):
+        monkeypatch.setattr(LogPane, f"action_{name}", lambda self, name=name: called.append(name))
+    async with opened(size=WIDE) as screen:
+        await screen.press("3", "n", "N", "e", "E", "t", "m", "y")
+    assert called == [
+        *("find_next", "find_previous", "next_error", "previous_error"),
+        *("toggle_time", "toggle_mark", "copy"),
+    ]
+
+
+async def test_end_follows_again_after_scrolling_up() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.app.event(printed(1, "line\n" * 100))
+        await screen.settle()
+        await screen.press("pageup")
+        assert "PAUSED" in screen.app.log_pane.title_text
+        await screen.press("end")
+        assert "FOLLOW" in screen.app.log_pane.title_text
 
 
 async def test_find_keys_typed_into_the_pattern_are_letters() -> None:

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from textual._xterm_parser import XTermParser
+from textual.events import Key
 
 from devloop.sync.metrics import GpuState
 from devloop.sync.progress import Progress
-from devloop.tui.details import card, run_line, sync_pane
-from devloop.tui.driver import InputBytes
+from devloop.tui.details import card, run_line, runs_title, sync_pane
+from devloop.tui.driver import InputBytes, events_in
 from devloop.tui.failure import last_exception, raised_at
 from devloop.tui.header import cycle_line, header, progress_line, status_line
-from devloop.tui.keys import KEYS, footer
-from devloop.tui.programs import editor_argv, local_path
+from devloop.tui.keys import KEYS, footer, keymap
+from devloop.tui.programs import debugger_words, editor_argv, local_path
 from devloop.tui.series import HISTORY, Series, percentile, plot, sparkline
 from devloop.tui.spans import Part, Span, cut, fit, text_of, width_of
 from devloop.tui.state import View
@@ -70,6 +72,10 @@ def test_no_line_is_wider_than_its_place(width: int, memory: bool, state: GpuSta
 def test_the_rows_of_runs_are_in_columns(width: int) -> None:
     view = failed_view()
     assert {width_of(run_line(row, width, 5.0)) for row in view.runs.values()} == {width}
+    title, row = runs_title(2, width), run_line(view.runs[2], width, 5.0)
+    assert len(title) < width
+    if "exit" in title:
+        assert title.index("exit") + 1 == text_of([row]).index("exit 1")
 
 
 def test_the_least_important_part_goes_first() -> None:
@@ -167,6 +173,8 @@ def test_a_traceback_of_a_library_points_at_the_project_s_own_line() -> None:
         "torch.cuda.OutOfMemoryError: CUDA out of memory",
     ]
     assert raised_at(lines, "demo") == ("/w/demo-1/files/a.py", 3)
+    inside = lines[1].replace("/w/demo-1/files", "/workspace")
+    assert raised_at([lines[0], inside, *lines[2:]], "demo") == ("/workspace/a.py", 3)
     assert last_exception(lines) == "torch.cuda.OutOfMemoryError: CUDA out of memory"
     assert raised_at(["nothing"]) is None
     assert last_exception(["ValueError: printed by hand"]) == ""
@@ -190,6 +198,32 @@ def test_the_footer_fits_and_keeps_the_way_out(width: int) -> None:
 
 def test_the_footer_shows_the_keys_in_force() -> None:
     assert ("F5", "rerun") in footer(160, {"rerun": "F5"})
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [("f5 R", "f5,R"), ("/ ctrl+F", "slash,ctrl+f"), ("ctrl++ - Enter", "ctrl+plus,minus,enter")],
+)
+def test_keys_are_written_as_they_are_read(written: str, named: str) -> None:
+    assert keymap({"mark": written})["mark"] == named
+
+
+def test_a_key_that_is_remapped_is_no_longer_another_command_s() -> None:
+    keys = keymap({"mark": "r x"})
+    assert (keys["rerun"], keys["stop"]) == ("enter", "")
+    assert not {"r", "x"} & {sign for sign, _ in footer(80, keys)}
+    assert footer(80, keys)[0] == ("Enter", "rerun")
+
+
+def test_the_debugger_is_put_before_the_program() -> None:
+    def words(command: str) -> str:
+        return " ".join(debugger_words(command) or ["none"])
+
+    assert words("python train.py --lr 1") == "python -m pdb -c continue train.py --lr 1"
+    assert words("python3 -u -X dev -m pkg a") == "python3 -u -X dev -m pdb -c continue -m pkg a"
+    assert words(".venv/bin/python3.11 a.py") == ".venv/bin/python3.11 -m pdb -c continue a.py"
+    for command in ("torchrun train.py", "python", "python -c 'x = 1'", ""):
+        assert words(command) == "none"
 
 
 def test_a_path_of_the_box_is_found_in_the_project(tmp_path: Path) -> None:
@@ -230,3 +264,10 @@ def test_keys_after_an_old_mouse_report_arrive() -> None:
     assert feeder.feed(b"\xe9") == ""
     assert feeder.feed(b"\xc3bq\xc3") == "bq"
     assert feeder.feed(b"\xa9") == "é"
+
+
+def test_half_a_character_does_not_end_the_input() -> None:
+    """Nothing to read yet is no end of what is to be read."""
+    feeder, parser = InputBytes(), XTermParser()
+    events = [e for b in b"a\xc3\xa9q" for e in events_in(parser, feeder.feed(bytes([b])))]
+    assert [event.character for event in events if isinstance(event, Key)] == ["a", "é", "q"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -91,6 +92,35 @@ def test_the_shell_has_the_real_terminal_and_saves_run_meanwhile(box: Box) -> No
         terminal.type("exit\n")
         terminal.wait_for("after")
         terminal.wait_for("q quit")
+        terminal.type("q")
+        assert terminal.wait_for_end() == 0
+        terminal.assert_given_back()
+
+
+def test_the_debugger_has_the_terminal_and_a_save_waits_for_its_end(box: Box) -> None:
+    project = box.project(main="x = 6\nraise ValueError('boom')\n")
+    (project / "devloop.toml").write_text('[screen]\nkeys = { debug = "f9" }\n')
+    with open_terminal(box, project, *UP) as terminal:
+        terminal.wait_for("✗ RUN 1")
+        terminal.type("\x1b[20~")
+        terminal.wait_for("(Pdb)")
+        terminal.type("x * 7 + 1\n")
+        terminal.wait_for("43")
+        save(project / "main.py", "print('token-2')\n")
+        terminal.type("!print('still', 'here')\n")
+        terminal.wait_for("still here")
+        terminal.type("q\n")
+        terminal.wait_for("restarted")  # as pdb does after a look at an exception
+        terminal.type("q\n")
+        terminal.wait_for("✓ RUN 3")
+        assert "token-2" in terminal.text
+        terminal.type("v")
+        terminal.wait_for("+print('token-2')")
+        assert "-raise ValueError" in terminal.text
+        terminal.type("q")
+        terminal.wait_for("token-2")
+        terminal.type("R")
+        terminal.wait_for("✓ RUN 4")
         terminal.type("q")
         assert terminal.wait_for_end() == 0
         terminal.assert_given_back()
@@ -203,7 +233,11 @@ def test_an_agent_that_is_ended_leaves_the_screen_and_r_comes_back() -> None:
 
 
 def answer(terminal: Terminal, command: str) -> None:
-    wait_until(lambda: terminal.type("\x15") or "with its arguments" in terminal.text)  # type: ignore[func-returns-value]
+    """One key at a time: Textual handles a burst of letters before a shortcut that came first."""
+    while "with its arguments" not in terminal.text:
+        terminal.type("\x15")
+        with contextlib.suppress(AssertionError):  # it had not the focus yet
+            terminal.wait_for("with its arguments", timeout_s=1.0)
     terminal.type(command)
     terminal.wait_for(command)
     terminal.type("\r")
@@ -216,6 +250,7 @@ def test_without_a_command_one_question_is_asked_and_remembered(box: Box) -> Non
         terminal.wait_for("python train.py")
         answer(terminal, "python3 train.py")
         terminal.wait_for("answered")
+        terminal.wait_for("✓ RUN 1")
         terminal.type("q")
         assert terminal.wait_for_end() == 0
     remembered = tomllib.loads((project / "devloop.toml").read_text())

@@ -32,6 +32,7 @@ __all__ = [
     "Config",
     "ContainerConfig",
     "RunConfig",
+    "ScreenConfig",
     "SshConfig",
     "SyncConfig",
     "WatchConfig",
@@ -92,6 +93,11 @@ class SshConfig(NamedTuple):
     persist_s: float  # how long a connection stays for the next command; 0: not at all
 
 
+class ScreenConfig(NamedTuple):
+    theme: str  # empty: what suits the terminal
+    keys: Mapping[str, str]  # the name of a command to its keys, separated by blanks
+
+
 class Config(NamedTuple):
     root: Path  # absolute, without symbolic links
     source_file: Path | None  # None: no configuration was found
@@ -107,6 +113,7 @@ class Config(NamedTuple):
     agent: AgentConfig
     ports: tuple[PortSpec, ...]
     ssh: SshConfig
+    screen: ScreenConfig
 
 
 class Key(NamedTuple, Generic[T_co]):
@@ -163,6 +170,10 @@ SSH_CLIENT: Key[SshClient] = Key("ssh.client", kinds.read_ssh_client, "auto")
 SSH_CONFIG = Key("ssh.config", kinds.read_string, "")
 SSH_TIMEOUT = Key("ssh.connect_timeout", kinds.read_duration(1, 600), 10.0, kinds.number_from_text)
 SSH_PERSIST = Key("ssh.persist", kinds.read_duration(0, 86_400), 60.0, kinds.number_from_text)
+THEME = Key("screen.theme", kinds.read_string, "")
+SCREEN_KEYS: Key[dict[str, str]] = Key(
+    "screen.keys", kinds.read_keys, {}, kinds.variables_from_text
+)
 STORE_LIMIT = Key("agent.store_limit", kinds.read_size, 50 * 10**9)
 
 _ALL: tuple[Key[object], ...] = (
@@ -171,6 +182,7 @@ _ALL: tuple[Key[object], ...] = (
     *(COMMAND, PRELOAD, ENV, ENV_FILE, ON_SAVE, SAVE_SIGNAL, STOP_TIMEOUT),
     *(IGNORE, OUTPUTS, DEBOUNCE, IDLE_TIMEOUT, STORE_LIMIT),
     *(GPUS, PORTS, ON_DISCONNECT, AGENT_PYTHON, SSH_CLIENT, SSH_CONFIG, SSH_TIMEOUT, SSH_PERSIST),
+    *(THEME, SCREEN_KEYS),
 )
 KEYS: Mapping[str, Key[object]] = {key.name: key for key in _ALL}
 _TABLES = {name.split(".")[0] for name in KEYS if "." in name}
@@ -306,6 +318,7 @@ def _build(values: _Values, root: Path, file: ConfigFile | None) -> Config:
             values[SSH_TIMEOUT],
             values[SSH_PERSIST],
         ),
+        screen=ScreenConfig(values[THEME], values[SCREEN_KEYS]),
     )
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "read_gpus",
     "read_image",
     "read_integer",
+    "read_keys",
     "read_modules",
     "read_mounts",
     "read_name",
@@ -268,6 +269,22 @@ def read_variables(value: object) -> dict[str, str]:
         check_variable_name(name)
         if not isinstance(text, str) or "\0" in text:
             raise BadValue(f"has a value for {name} that is no string", "put it in quotes")
+    return dict(value)
+
+
+def read_keys(value: object) -> dict[str, str]:
+    """Commands of the screen, and the keys of each."""
+    from devloop.tui.keys import BadKeys, keymap  # hardly any project has some
+
+    if not isinstance(value, dict):
+        raise _must_be("a table", value, 'such as { rerun = "f5", find = "/ ctrl+f" }')
+    for name, keys in value.items():
+        if not isinstance(keys, str):
+            raise BadValue(f"has keys for {name} that are no string", 'such as "f5" or "f5 r"')
+    try:
+        keymap(value)
+    except BadKeys as error:
+        raise BadValue(str(error), error.hint) from None
     return dict(value)
 
 

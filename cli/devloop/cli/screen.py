@@ -24,7 +24,7 @@ from .project import CONFIG_NAME
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from devloop.cafs.errors import DevloopError
     from devloop.sync.loop import Loop
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .config import Config
 
-__all__ = ["show_screen", "wants_screen"]
+__all__ = ["ProjectGround", "show_screen", "wants_screen"]
 
 
 def wants_screen(args: argparse.Namespace) -> bool:
@@ -46,10 +46,10 @@ def wants_screen(args: argparse.Namespace) -> bool:
 def show_screen(
     args: argparse.Namespace, config: Config, make_loop: Callable[[Config, Session], Loop]
 ) -> int:
-    return asyncio.run(_show(_Ground(args, config, make_loop)))
+    return asyncio.run(_show(ProjectGround(args, config, make_loop)))
 
 
-async def _show(ground: _Ground) -> int:
+async def _show(ground: ProjectGround) -> int:
     gc.disable()  # until the screen is there: neither an import nor a widget is garbage
     from devloop.tui.app import UpApp  # costs more than the rest of a start
 
@@ -60,7 +60,7 @@ async def _show(ground: _Ground) -> int:
     return app.return_code or 0
 
 
-class _Ground:
+class ProjectGround:
     """See `devloop.tui.ground.Ground`."""
 
     def __init__(
@@ -79,7 +79,9 @@ class _Ground:
         from devloop.tui.ground import Screenful
 
         config = self._config
-        return Screenful(config.target, config.root.name, str(config.root))
+        screen = config.screen
+        root = config.root
+        return Screenful(config.target, root.name, str(root), screen.theme, screen.keys)
 
     @property
     def command(self) -> str:
@@ -136,7 +138,19 @@ class _Ground:
         module = (sys.executable, "-P", "-m", "devloop.cli.main")
         argv = (str(script.absolute()),) if is_script else module
         target = ("--target", self._config.target) if self._args.target else ()
-        return [*argv, "-C", str(self._config.root), *target, *words]
+        verb, *rest = words
+        flags = self._run_flags(verb)
+        return [*argv, "-C", str(self._config.root), *target, verb, *flags, *rest]
+
+    def _run_flags(self, verb: str) -> Iterator[str]:
+        """What `up` was told of its runs holds for the other verbs that start one."""
+        if verb in ("exec", "shell"):
+            if self._args.image is not None:
+                yield f"--image={self._args.image}"
+            for name, value in self._args.env or ():
+                yield f"--env={name}={value}"
+        if verb == "exec" and self._args.gpus is not None:
+            yield f"--gpus={self._args.gpus}"
 
 
 def _remember(config: Config, command: str) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .config import Config
 
-__all__ = ["run"]
+__all__ = ["make_loop", "run"]
 
 LAST_EVENTS_S = 1.0
 
@@ -33,7 +33,7 @@ LAST_EVENTS_S = 1.0
 def run(args: argparse.Namespace) -> int:
     config = config_of(args, will_sync=True)
     if wants_screen(args):
-        return show_screen(args, config, partial(_make_loop, args))
+        return show_screen(args, config, partial(make_loop, args))
     if not config.run.command:
         raise UsageError(
             "devloop up: no command",
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 async def _up(args: argparse.Namespace, config: Config) -> int:
     progress = Progress()
     async with shown_progress(progress), open_session(config, progress) as session:
-        loop = _make_loop(args, config, session)
+        loop = make_loop(args, config, session)
         front_end = Plain(loop, config)
         async with forwarded_ports(config, session, loop.tell), asyncio.TaskGroup() as tasks:
             showing = tasks.create_task(front_end.show())
@@ -56,7 +56,7 @@ async def _up(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _make_loop(args: argparse.Namespace, config: Config, session: Session) -> Loop:
+def make_loop(args: argparse.Namespace, config: Config, session: Session) -> Loop:
     def spec(reason: str) -> RunSpec:
         return run_spec(
             config, config.run.command, warm=args.warm, reason=reason, owner=session.owner

@@ -27,6 +27,7 @@ from .attachment import Attachment
 from .calls import Activity, streaming, unary
 from .forward import Forwards
 from .outputs import list_outputs, read_output
+from .reading import read_small
 from .receive import Receiver
 from .run_stop import stop_run
 from .shell import login_shell, start_shell
@@ -106,6 +107,13 @@ class Service(agent_pb2_grpc.AgentServicer):
         return pb.HaveBlobsReply(missing=b"".join(missing))
 
     @unary
+    async def ReadBlobs(self, request: pb.ReadBlobsRequest, context: Any) -> pb.ReadBlobsReply:
+        wanted = list(split_digests(request.digests))[:MAX_DIGESTS]
+        found, asked = await asyncio.to_thread(read_small, self._agent.store, wanted)
+        blobs = [pb.Blob(digest=digest, data=data) for digest, data in found]
+        return pb.ReadBlobsReply(blobs=blobs, asked=asked)
+
+    @unary
     async def PutBlobs(
         self, requests: AsyncIterator[pb.PutBlobsFrame], context: Any
     ) -> pb.PutBlobsReply:
@@ -144,7 +152,9 @@ class Service(agent_pb2_grpc.AgentServicer):
         result = await self._agent.apply(
             project,
             Digest(request.tree),
-            spec=self._checked_spec(project, request.run) if request.HasField("run") else None,
+            spec=await self._checked_spec(project, request.run)
+            if request.HasField("run")
+            else None,
             stop_runs=tuple(request.stop_runs),
             on_busy=OnBusy(request.on_busy),
             repair=request.repair,
@@ -152,7 +162,7 @@ class Service(agent_pb2_grpc.AgentServicer):
         )
         return convert.apply_reply(result, project.workspace.id, project.workspace.name)
 
-    def _checked_spec(self, project: Project, message: pb.RunSpec) -> RunSpec:
+    async def _checked_spec(self, project: Project, message: pb.RunSpec) -> RunSpec:
         size_bytes = sum(map(len, message.argv)) + sum(
             len(name) + len(value) for name, value in message.env.items()
         )
@@ -165,7 +175,7 @@ class Service(agent_pb2_grpc.AgentServicer):
         spec = convert.run_spec(message)
         if not message.HasField("container"):
             return spec
-        return self._agent.placed(project, spec, convert.container_wish(message.container))
+        return await self._agent.placed(project, spec, convert.container_wish(message.container))
 
     @streaming
     async def ListOutputs(self, request: pb.ListOutputsRequest, context: Any) -> None:  # type: ignore[override]
@@ -219,6 +229,12 @@ class Service(agent_pb2_grpc.AgentServicer):
         run.is_kept = True
         return _run_message(run, project)
 
+    @unary
+    async def Cool(self, request: pb.CoolRequest, context: Any) -> pb.CoolReply:
+        project = self._agent.project(request.workspace_id)
+        await self._agent.spawner.cool(project.workspace.files)
+        return pb.CoolReply()
+
     @streaming
     async def Attach(self, requests: AsyncIterator[pb.AttachRequest], context: Any) -> None:  # type: ignore[override]
         first = await anext(aiter(requests), None)
@@ -244,7 +260,7 @@ class Service(agent_pb2_grpc.AgentServicer):
         project.local_root = request.workspace.local_root or None
         if not request.run.argv:
             request.run.argv.append(login_shell())
-        run = await start_shell(project, self._checked_spec(project, request.run))
+        run = await start_shell(project, await self._checked_spec(project, request.run))
         return _run_message(run, project)
 
     @streaming

@@ -219,6 +219,12 @@ class Spawner:
             except ForkerFailed:
                 return
 
+    async def cool(self, workspace: Path) -> None:
+        """Runs of it find nothing warm: its containers end, with all that runs in them."""
+        self._host.pool.retire(os.fsencode(workspace))
+        if self._containers is not None:
+            await self._containers.end(lambda spec: spec.workspace == workspace)
+
     # -- where a run starts
 
     async def _placed(self, request: StartRequest) -> _Start:

@@ -103,6 +103,11 @@ class ZygotePool:
         self._evict()
         return zygote
 
+    def retire(self, workspace: bytes) -> None:
+        """Those of a workspace start no more runs, and go when the runs of theirs have ended."""
+        for key in [key for key in self._zygotes if key.workspace == workspace]:
+            self._zygotes.pop(key).retire()
+
     def close(self) -> list[Forker]:
         """Ends every zygote and its runs; returns those whose processes are still ending."""
         ending = list(self._all)

@@ -122,6 +122,17 @@ class AgentClient:
             found += split_digests(reply.missing)
         return found
 
+    async def read_blobs(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
+        """Those that are there and have at most 1 MiB."""
+        found: dict[Digest, bytes] = {}
+        while digests:
+            joined = b"".join(digests[:MAX_DIGESTS])
+            with call_errors():
+                reply = await self._stub.ReadBlobs(pb.ReadBlobsRequest(digests=joined))
+            found |= {Digest(blob.digest): blob.data for blob in reply.blobs}
+            digests = digests[max(reply.asked, 1) :]
+        return found
+
     async def put(self, frames: Iterator[Frame]) -> None:
         """Uploads; the frames are made on a thread, while earlier ones are on their way."""
         call = self._stub.PutBlobs(_messages(frames))
@@ -274,6 +285,11 @@ class AgentClient:
         """It goes on without its clients, for as long as it takes."""
         with call_errors():
             await self._stub.KeepRun(pb.KeepRunRequest(workspace_id=workspace_id, run=number))
+
+    async def cool(self, workspace_id: str) -> None:
+        """The next run starts from nothing warm; containers end with all that runs in them."""
+        with call_errors():
+            await self._stub.Cool(pb.CoolRequest(workspace_id=workspace_id))
 
     def attach(
         self,

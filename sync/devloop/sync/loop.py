@@ -109,6 +109,10 @@ class Loop:
     def rerun(self, reason: str = "rerun") -> None:
         self._inbox.put_nowait(plan.RerunAsked(reason))
 
+    def restart_cold(self) -> None:
+        """Ends the live run, and runs again with nothing warm: new zygotes, a new container."""
+        self._spawn(self._tell(self._restart_cold()))
+
     def stop(self) -> None:
         """Ends the live run; a second call kills it."""
         self._inbox.put_nowait(plan.StopAsked())
@@ -208,6 +212,13 @@ class Loop:
         except DevloopError:
             return False
         return True
+
+    async def _restart_cold(self) -> None:
+        client, workspace_id = self._session.client, self._session.workspace.id
+        if self.live_run is not None:
+            await client.stop_run(workspace_id, self.live_run)
+        await client.cool(workspace_id)
+        self.rerun("cold restart")
 
     async def _tell(self, work: Coroutine[object, object, object]) -> None:
         """A failure is told, and ends nothing."""

@@ -1,7 +1,7 @@
-"""The screen of `devloop up`: widgets around one view, and an action for each key.
+"""The screen of `devloop up`: what it hears of the session, and what each key does.
 
-Owns the layout, when to draw, and what a key does. What is true is the view's (`state.py`), how it
-reads is that of `header.py`, `vitals.py` and `details.py`; the session is the feed's (`feed.py`).
+Owns the actions and the way out. The picture is the board's (`board.py`), what is true the view's
+(`state.py`), the session the feed's (`feed.py`).
 """
 
 from __future__ import annotations
@@ -15,102 +15,52 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import App, SuspendNotSupported, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen, Screen
 
-from devloop.sync.events import (
-    Connected,
-    Notice,
-    Paused,
-    Pulled,
-    Reconnecting,
-    RunFinished,
-    RunStarted,
-    Skipped,
-    Waiting,
-)
+from devloop.cafs.errors import DevloopError
+from devloop.sync.events import Connected, Reconnecting, RunFinished, RunStarted
 from devloop.sync.model import LogRecord, LogStream
 
-from .details import card, ended_words, started_words, sync_pane
+from .board import PANES, Board
+from .details import ended_words, started_words
 from .dialogs import AskCommand, AskLeave, Help
+from .diffs import DiffScreen
 from .driver import TerminalDriver
 from .feed import Feed
-from .header import cycle_line, header, progress_line, status_line
-from .keys import KEYS, footer
+from .keys import KEYS, key_words, keymap
+from .lending import Lender
 from .log.pane import LogPane
-from .panes import Lines, LinesPane, RunsPane
-from .programs import editor_argv, local_path, pager_argv
-from .spans import Line, Span
+from .panes import RunsPane
+from .programs import debugger_words, editor_argv, held_argv, local_path, pager_argv
 from .state import Link, View
+from .telling import Said, note_of, said_of
 from .themes import THEMES, theme_for
-from .vitals import gpu_pane, gpu_title, vitals_line
-from .words import plain, size
+from .words import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from textual import events
-    from textual.app import ComposeResult
-    from textual.geometry import Size
-    from textual.widget import Widget
-
-    from devloop.cafs.errors import DevloopError
     from devloop.sync.events import SessionEvent
+    from devloop.sync.loop import Loop
     from devloop.sync.metrics import Sample
 
     from .dialogs import LeaveChoice
     from .ground import Ground
+    from .log.model import StreamName
     from .state import RunRow
 
 __all__ = ["UpApp"]
 
-FRAME_S = 0.1
-SLOW_FRAME_S = 1.0  # of what only gets older
-LIVELY_S = 20.0  # so long a run's clock shows tenths
-PROGRESS_AFTER_S = 0.25
 AGAIN_WITHIN_S = 2.0  # a second Ctrl-C
-WIDE_COLUMNS = 100
-SMALL = (60, 12)
-PANES = ("log", "gpu", "sync", "runs")
-LINES = ("head", "cycle", "vitals", "progress", "card", "keys")  # the first four on top
 
 
-class _Log(LogPane, inherit_bindings=False):
-    """Without the keys that the whole screen has: those can be remapped."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        binding
-        for binding in LogPane.BINDINGS
-        if isinstance(binding, Binding)
-        and binding.action.partition("(")[0]
-        in ("line", "select", "page", "sideways", "top", "context")
-    ]
-
-
-class UpApp(App[None]):
+class UpApp(Board):
     """Run it with `run_async`; what is left to say is then in `last_words`."""
 
     ENABLE_COMMAND_PALETTE = True
     TITLE = "devloop"
-    CSS = """
-    Screen { layout: vertical; }
-    #head, #cycle, #vitals, #keys { height: 1; }
-    #head { background: $panel; }
-    #keys { background: $panel; }
-    #body { height: 1fr; }
-    #main { width: 1fr; }
-    #side { width: 37%; min-width: 42; max-width: 66; padding-left: 1; }
-    #side.alone { width: 1fr; max-width: 100%; padding-left: 0; }
-    #gpu { height: 1fr; }
-    #sync { height: auto; max-height: 11; }
-    #runs { height: 1fr; max-height: 100%; }
-    .alone #sync { height: 1fr; max-height: 100%; }
-    #card { height: auto; max-height: 12; background: $panel; border-top: solid $error; }
-    LogPane { background: $background; }
-    LogPane.bare { border-top: none; }
-    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(key.keys, key.action, key.words, show=False, id=key.name, priority=key.is_priority)
         for key in KEYS
@@ -118,64 +68,31 @@ class UpApp(App[None]):
 
     def __init__(self, ground: Ground, clock: Callable[[], float] = time.monotonic) -> None:
         no_color = os.environ.get("NO_COLOR")
-        super().__init__(driver_class=TerminalDriver)
+        facts = ground.facts
+        view = View(facts.target, ground.command, facts.project)
+        keys = keymap(facts.keys)
+        super().__init__(view, ground.progress, keys, clock, TerminalDriver)
         if no_color is not None:  # Textual takes it away, and runs would not see it
             os.environ["NO_COLOR"] = no_color
         self.last_words: list[str] = []
         self._ground = ground
-        self._clock = clock
-        facts = ground.facts
-        self._view = View(facts.target, ground.command, facts.project)
-        self._feed = Feed(ground, self, self._lent)
-        self._current = "log"
-        self._is_zoomed = False
-        self._area: Size | None = None
-        self._is_lent = False
-        self._closed_card: object = None
+        self._lender = Lender(self, self._terminal_back)
+        self._feed = Feed(ground, self, self._lender.lent)
         self._shown_run: int | None = None  # None: the newest
-        self._is_composed = False
-        self._is_dirty = False
-        self._drawn_s = 0.0
         self._interrupted_s = -AGAIN_WITHIN_S
         self._lost_reasons: set[str] = set()
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = theme_for(facts.theme)
-        self.set_keymap(dict(facts.keys))
+        wanted = theme_for(facts.theme)
+        self.theme = wanted if wanted in self.available_themes else theme_for("")
+        self.set_keymap(keys)
 
     @property
-    def view(self) -> View:
-        return self._view
-
-    # -- widgets
-
-    def compose(self) -> ComposeResult:
-        self._log_pane = _Log(id="log")
-        self._gpu, self._sync, self._runs = LinesPane("gpu"), LinesPane("sync"), RunsPane("runs")
-        self._main, self._side = Vertical(self._log_pane, id="main"), Vertical(id="side")
-        self._lines = {name: Lines(name) for name in LINES}
-        yield from (self._lines[name] for name in LINES[:4])
-        with Horizontal(id="body"):
-            yield self._main
-            with self._side:
-                yield from (self._gpu, self._sync, self._runs)
-        yield from (self._lines[name] for name in LINES[4:])
-
-    @property
-    def log_pane(self) -> LogPane:
-        return self._log_pane
-
-    @property
-    def _panes(self) -> dict[str, Widget]:
-        return {"log": self._log_pane, "gpu": self._gpu, "sync": self._sync, "runs": self._runs}
+    def is_hidden(self) -> bool:
+        return self._lender.is_lent
 
     def on_mount(self) -> None:
-        self._is_composed = True
-        self.log_pane.focus()
-        self._arrange()
-        self._animation = self.set_interval(FRAME_S, self._draw_frame, pause=True)
-        self.draw()
-        self.set_interval(SLOW_FRAME_S, self._get_older)
+        """Textual calls the board's, too."""
         self._listen_to_signals()
         if isinstance(self._driver, TerminalDriver):
             loop = asyncio.get_running_loop()
@@ -194,8 +111,6 @@ class UpApp(App[None]):
             self.push_screen(ask, self._command_asked)
 
     def _take_command(self, text: str) -> str:
-        from devloop.cafs.errors import DevloopError
-
         try:
             self._ground.set_command(text)
         except DevloopError as error:
@@ -212,142 +127,23 @@ class UpApp(App[None]):
     def _start_feed(self) -> None:
         self.run_worker(self._feed.run(), name="feed", group="feed")
 
-    # -- drawing
-
-    def on_resize(self, event: events.Resize) -> None:
-        self._arrange(event.size)
-
-    def _arrange(self, size: Size | None = None) -> None:
-        """Which panes there is room for. `size`: the terminal's, where it is about to change."""
-        if not self._is_composed:
-            return
-        columns, rows = self._area = size or self._area or self.size
-        is_small = columns < SMALL[0] or rows < SMALL[1]
-        is_wide = columns >= WIDE_COLUMNS and not is_small
-        alone = self._is_zoomed or not is_wide
-        for name in PANES[1:]:
-            self._panes[name].display = not alone or self._current == name
-        self._main.display = not alone or self._current == "log"
-        self._side.display = not alone or self._current != "log"
-        self._side.set_class(alone, "alone")
-        self._lines["vitals"].display = not is_wide and not is_small
-        self._lines["cycle"].display = not is_small
-        self._lines["keys"].display = not is_small
-        self.log_pane.set_class(is_small, "bare")
-        self._touch()
-
-    def _touch(self) -> None:
-        """Something is another: it is seen within a frame, and at once when little happens."""
-        if self._is_dirty or not self._is_composed:
-            return
-        self._is_dirty = True
-        self.set_timer(max(self._drawn_s + FRAME_S - self._clock(), 0.001), self._draw_if_dirty)
-
-    def _draw_if_dirty(self) -> None:
-        if self._is_dirty and not self._is_lent:
-            self.draw()
-
-    def _get_older(self) -> None:
-        if not self._is_lent:
-            self.draw()
-
-    def _draw_frame(self) -> None:
-        """What counts tenths of a second, while it is worth it."""
-        if not self._is_lent:
-            self._draw_head(self._clock())
-
-    def _is_lively(self, now_s: float) -> bool:
-        live = self._view.live
-        is_young = live is not None and live.duration_s(now_s) < LIVELY_S
-        return is_young or self._ground.progress.step is not None or self._view.link is Link.LOST
-
-    def draw(self) -> None:
-        """Everything that is in sight and has changed."""
-        now_s = self._clock()
-        self._is_dirty, self._drawn_s = False, now_s
-        if self._is_lively(now_s):
-            self._animation.resume()
-        else:
-            self._animation.pause()
-        view, columns = self._view, self.size.width
-        is_small = not self._lines["keys"].display
-        self._draw_head(now_s)
-        if not is_small:
-            self._lines["cycle"].show([cycle_line(view, columns)])
-            self._lines["keys"].show([self._footer(columns)])
-        if self._lines["vitals"].display:
-            self._lines["vitals"].show([vitals_line(view, columns, now_s)])
-        self._draw_card(columns, now_s, is_small=is_small)
-        self._draw_side(now_s)
-
-    def _draw_head(self, now_s: float) -> None:
-        progress, columns = self._ground.progress, self.size.width
-        head = header if self._lines["keys"].display else status_line
-        self._lines["head"].show([head(self._view, progress, columns, now_s)])
-        self._draw_progress(columns)
-
-    def _draw_progress(self, columns: int) -> None:
-        progress = self._ground.progress
-        is_long = progress.step is not None and (
-            time.monotonic() - progress.began_s > PROGRESS_AFTER_S
-        )
-        line = progress_line(progress, columns, time.monotonic()) if is_long else []
-        self._show_or_hide("progress", [line] if line else [])
-
-    def _draw_card(self, columns: int, now_s: float, *, is_small: bool) -> None:
-        is_closed = self._closed_card is not None and self._closed_card == self._card_of()
-        lines = [] if is_small or is_closed else card(self._view, columns, now_s)
-        self._show_or_hide("card", lines)
-
-    def _card_of(self) -> object:
-        """What the card is about: once closed, it stays closed for the same."""
-        view, row = self._view, self._view.newest
-        return view.link is Link.OVER and view.link_lost_s, row.number if row is not None else 0
-
-    def _show_or_hide(self, name: str, lines: list[Line]) -> None:
-        widget = self._lines[name]
-        widget.display = bool(lines)
-        if lines:
-            widget.show(lines)
-
-    def _draw_side(self, now_s: float) -> None:
-        view, gpu, sync, runs = self._view, self._gpu, self._sync, self._runs
-        if not self._side.display:
-            return
-        if gpu.display:
-            width, height = gpu.scrollable_content_region.size
-            is_zoomed = self._current == "gpu" and (
-                self._is_zoomed or self.size.width < WIDE_COLUMNS
-            )
-            gpu.show(gpu_title(view), gpu_pane(view, width, height, now_s, zoomed=is_zoomed))
-        if sync.display:
-            width = sync.scrollable_content_region.width
-            sync.show("SYNC", sync_pane(view, self._ground.progress, width, now_s))
-        if runs.display:
-            rows = list(reversed(view.runs.values()))
-            runs.show(f"RUNS · {len(rows)}", rows, now_s)
-
-    def _footer(self, columns: int) -> Line:
-        line: Line = []
-        for sign, word in footer(columns, self._ground.facts.keys):
-            line += [Span(f" {sign}", "accent"), Span(f" {word}")]
-        return line
-
     # -- what the feed tells
 
     def opening(self) -> None:
         self._view.opening()
-        self._touch()
+        self.touch()
 
     def event(self, event: SessionEvent) -> None:
         was_lost = self._view.link is Link.LOST
         self._view.handle(event, self._clock())
+        if isinstance(event, LogRecord):
+            self._on_record(event)
+            return
+        for said in said_of(event):
+            self._tell(said)
         match event:
-            case LogRecord():
-                self._on_record(event)
-                return
             case RunStarted(run):
-                self._on_started(event, self._view.runs[run.number])
+                self._on_started(self._view.runs[run.number])
             case RunFinished(run):
                 row = self._view.runs.get(run.number)
                 if row is not None:
@@ -355,55 +151,25 @@ class UpApp(App[None]):
             case Reconnecting(reason):
                 if reason not in self._lost_reasons:
                     self._lost_reasons.add(reason)
-                    self._tell(f"link lost: {reason}", "", "warning")
+                    self._tell(Said(f"link lost: {reason}", "warning"))
             case Connected():
                 self._lost_reasons.clear()
                 if was_lost:
-                    self._tell("connected again", "", "success")
-            case Notice(text, hint):
-                self._tell(text, hint, "info")
-            case Waiting(runs):
-                numbers = ", ".join(map(str, runs))
-                self._tell(
-                    f"run {numbers} uses another version of these files: waiting", "", "info"
-                )
-            case Skipped(problems):
-                for problem in problems[:5]:
-                    self._tell(f"skipped {problem.path}: {problem.reason}", "", "warning")
-            case Pulled(files, size_bytes, kept):
-                if files:
-                    self._tell(f"pulled {files} outputs, {size(size_bytes)}", "", "dim")
-                for path in kept:
-                    self._tell(
-                        f"kept {os.fsdecode(path)}: it was there before, and differs", "", "info"
-                    )
-            case Paused(paused):
-                words = (
-                    "paused: saves are noted, nothing runs" if paused else "running on save again"
-                )
-                self._tell(words, "", "info")
+                    self._tell(Said("connected again", "success"))
             case _:
                 pass
-        self._touch()
+        self.touch()
 
     def _on_record(self, record: LogRecord) -> None:
-        log = self.log_pane
-        match record.stream:
-            case LogStream.STDOUT:
-                log.append(record.run, "stdout", record.data, record.time_ns)
-            case LogStream.STDERR:
-                log.append(record.run, "stderr", record.data, record.time_ns)
-            case LogStream.DEVLOOP:
-                log.note(plain(record.data.decode(errors="replace").rstrip("\n")), "info")
-            case LogStream.GAP:
-                words = f"{record.dropped_bytes:,} bytes of output are missing here"
-                log.note(f"{words}: the log was at its size limit", "warning")
+        note = note_of(record)
+        if note is not None:
+            self.log_pane.note(note.text, note.style)
+        else:
+            stream: StreamName = "stderr" if record.stream is LogStream.STDERR else "stdout"
+            self.log_pane.append(record.run, stream, record.data, record.time_ns)
 
-    def _on_started(self, event: RunStarted, row: RunRow) -> None:
+    def _on_started(self, row: RunRow) -> None:
         log = self.log_pane
-        for aside in event.saved_aside:
-            path, kept = os.fsdecode(aside.path), os.fsdecode(aside.kept_at)
-            self._tell(f"{path} had changed on the box; that version is kept at {kept}", "", "info")
         if self._shown_run is not None and log.is_following:
             self._shown_run = None
         log.begin_run(row.number, started_words(row))
@@ -411,26 +177,30 @@ class UpApp(App[None]):
             log.note(f"{row.start_kind} start: {plain(row.start_note)}", "dim")
 
     def sample(self, sample: Sample) -> None:
+        """Drawn with what gets older."""
+        is_first = self._view.host is None
         self._view.sample(sample, self._clock())
-        self._touch()
+        if is_first:
+            self.touch()
 
     def round_trip(self, rtt_s: float) -> None:
         self._view.rtt_s = rtt_s
 
     def over(self, error: DevloopError | None) -> None:
         self._view.session_over(error, self._clock())
-        self._touch()
+        self.touch()
 
-    def _tell(self, text: str, hint: str, style: str) -> None:
+    def _tell(self, said: Said) -> None:
         """In the log, and where the log's end is out of sight, in front of it."""
         log = self.log_pane
-        log.note(plain(text), style)
-        if hint:
-            log.note(f"hint: {plain(hint)}", "dim")
+        log.note(plain(said.text), said.style)
+        if said.hint:
+            log.note(f"hint: {plain(said.hint)}", "dim")
         if not log.is_following or not log.display:
-            self.notify(plain(text), markup=False, timeout=4)
+            self.notify(plain(said.text), markup=False, timeout=4)
         if self._view.leaving:
-            self.last_words.append(text + (f"\nhint: {hint}" if hint else ""))
+            hint = f"\nhint: {said.hint}" if said.hint else ""
+            self.last_words.append(said.text + hint)
 
     # -- runs
 
@@ -439,6 +209,13 @@ class UpApp(App[None]):
             self._feed.again()
         elif self._feed.loop is not None:
             self._feed.loop.rerun()
+            self._shown_run = None
+            self.log_pane.action_follow()
+
+    def action_restart_cold(self) -> None:
+        if self._feed.loop is not None:
+            self._tell(Said("cold restart: new container, new zygote"))
+            self._feed.loop.restart_cold()
             self._shown_run = None
             self.log_pane.action_follow()
 
@@ -464,7 +241,7 @@ class UpApp(App[None]):
         elif self.log_pane.has_selection:
             self.log_pane.action_copy()
         elif self._view.live is not None and self._feed.loop is not None:
-            self._tell(f"interrupting run {self._view.live.number}", "", "info")
+            self._tell(Said(f"interrupting run {self._view.live.number}"))
             self._feed.loop.interrupt()
         elif self._interrupted_s - before < AGAIN_WITHIN_S:
             self._leave()
@@ -490,6 +267,36 @@ class UpApp(App[None]):
         self._shown_run = None if is_newest and newest is not None and newest.is_live else number
         self.log_pane.action_show_run(self._shown_run)
 
+    # -- code
+
+    def action_diff(self, other: str) -> None:
+        """Of the run that one looks at: what changed for it, or since then until the newest."""
+        rows = list(self._view.runs.values())
+        at = [row.number for row in rows].index(self._looked_at) if rows else 0
+        old, new = (at, len(rows) - 1) if other == "newest" else (at - 1, at)
+        if 0 <= old < new:
+            self.run_worker(self._show_diff(rows[old], rows[new]), group="diff", exclusive=True)
+        else:
+            self.notify("there is no other run to compare with", timeout=2)
+
+    @property
+    def _looked_at(self) -> int:
+        """The number of the run that the list or the log shows. Some run there is."""
+        chosen = self._runs.chosen if self._current == "runs" else self._shown_run
+        return chosen if chosen in self._view.runs else next(reversed(self._view.runs))
+
+    async def _show_diff(self, old: RunRow, new: RunRow) -> None:
+        try:
+            lines = await self._feed.diff_of_code(old.tree, new.tree)
+        except DevloopError as error:
+            self._tell(Said(str(error), "warning", error.hint))
+            return
+        if lines:
+            title = f"code · run {old.number} → run {new.number}"
+            await self.push_screen(DiffScreen(title, lines))
+        else:
+            self.notify(f"runs {old.number} and {new.number} ran the same code", timeout=3)
+
     # -- the log
 
     async def action_log(self, name: str) -> None:
@@ -503,7 +310,7 @@ class UpApp(App[None]):
         elif failure is not None and failure.place is not None and self._lines["card"].display:
             self._edit(failure.place.path, failure.place.line)
         elif number := self._shown_run or (self._view.newest and self._view.newest.number):
-            self._run_in_terminal(pager_argv(self._ground.verb("logs", str(number))))
+            self._lender.start(pager_argv(self._ground.verb("logs", str(number))))
 
     def on_log_pane_open_file(self, event: LogPane.OpenFile) -> None:
         self._edit(event.path, event.line)
@@ -516,39 +323,34 @@ class UpApp(App[None]):
         if found is None:
             self.notify(f"{plain(path)} is no file of this project", markup=False)
         else:
-            self._run_in_terminal(editor_argv(os.environ, found, line))
+            self._lender.start(editor_argv(os.environ, found, line))
 
     # -- other programs in the terminal
 
     def action_shell(self) -> None:
-        self._run_in_terminal(self._ground.verb("shell"))
+        self._lender.start(held_argv(self._ground.verb("shell")))
 
-    def _run_in_terminal(self, argv: Sequence[str]) -> None:
-        self.run_worker(self._run_program(argv), group="terminal", exclusive=True)
+    def action_debug(self) -> None:
+        words = debugger_words(self._ground.command)
+        if words is None:
+            self.notify("only `python …` runs under pdb", markup=False, severity="warning")
+        elif self._feed.loop is not None:
+            self.run_worker(self._debug(self._feed.loop, words), group="terminal", exclusive=True)
 
-    async def _run_program(self, argv: Sequence[str]) -> None:
-        """The loop and the log go on meanwhile."""
+    async def _debug(self, loop: Loop, words: Sequence[str]) -> None:
+        """In place of the live run. Saves are held while somebody looks at the code."""
+        was_paused = self._view.is_paused
+        loop.stop()
+        if not was_paused:
+            loop.pause(True)
         try:
-            with self._lent():
-                process = await asyncio.create_subprocess_exec(*argv)
-                await process.wait()
-        except SuspendNotSupported:
-            self.notify("this terminal cannot be lent", severity="warning")
-        except OSError as error:
-            self.notify(f"{argv[0]}: {error.strerror}", severity="error", markup=False)
+            await self._lender.run(held_argv(self._ground.verb("exec", "--tty", "--", *words)))
+        finally:
+            if not was_paused:
+                loop.pause(False)
 
-    @contextlib.contextmanager
-    def _lent(self) -> Iterator[None]:
-        """The terminal is another program's."""
-        with self.suspend():
-            self._is_lent = True
-            try:
-                yield
-            finally:
-                self._is_lent = False
-        self.refresh(layout=True)
-        self._is_dirty = False
-        self._touch()
+    def _terminal_back(self) -> None:
+        self.draw()
 
     # -- panes
 
@@ -582,22 +384,22 @@ class UpApp(App[None]):
     def action_close_card(self) -> None:
         """Or, one after another, what else is in the way: a selection, a search, a zoom."""
         log = self.log_pane
-        if log.has_selection or log.model.find is not None or log.model.filter is not None:
+        if not log.is_plain:
             log.action_dismiss()
         elif self._is_zoomed:
             self.action_zoom()
         else:
-            self._closed_card = self._card_of()
-            self._touch()
+            self.close_card()
 
     def action_help(self) -> None:
-        self.push_screen(Help(self._ground.facts.keys))
+        self.push_screen(Help(self._keys))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         for key in KEYS:
             if key.name not in ("palette", "next_pane", "previous_pane", "interrupt"):
                 words = key.words[0].upper() + key.words[1:]
-                yield SystemCommand(words, f"key {key.keys}", self._runner(key.action))
+                keys = f"key {key_words(key, self._keys)}"
+                yield SystemCommand(words, keys, self._runner(key.action))
         yield SystemCommand("Change the theme", "colours", self.action_change_theme)
 
     def _runner(self, action: str) -> Callable[[], None]:
@@ -661,7 +463,7 @@ class UpApp(App[None]):
 
     def _interrupted(self) -> None:
         """From outside, or meant for the program that has the terminal."""
-        if not self._is_lent:
+        if not self._lender.is_lent:
             self.action_interrupt()
 
     def _told_to_end(self) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from .failure import in_project
 from .header import files_words, progress_line, run_state
 from .series import sparkline
-from .spans import Line, Span, cut, width_of
+from .spans import Line, Part, Span, cut, fit, width_of
 from .state import Link, RunRow, View
 from .words import milliseconds, plain, seconds, size, stamp
 
@@ -23,6 +24,7 @@ __all__ = [
     "card",
     "ended_words",
     "run_line",
+    "runs_title",
     "started_words",
     "sync_pane",
 ]
@@ -137,6 +139,18 @@ def run_line(row: RunRow, width: int, now_s: float) -> Line:
     return [number, *_padded(plain(row.reason), spare), *columns]
 
 
+def runs_title(count: int, width: int) -> str:
+    """Above the columns of `run_line`, as far as there is room: sync and save→out in ms."""
+    columns = f"{'time':>7} {'exit':<{END_COLUMNS}}".replace(" ", "─")
+    if width >= OUTPUT_FROM_COLUMNS:
+        columns = f"{'out':─>6}{columns}"
+    if width >= SYNC_FROM_COLUMNS:
+        columns = f"{'sync':─>6}{columns}"
+    head = f"RUNS · {count}"
+    spare = width - 1 - len(head) - len(columns)  # a border's title starts in its second column
+    return f"{head}{'─' * spare}{columns}".rstrip("─") if spare > 0 else head
+
+
 def _padded(text: str, width: int) -> Line:
     line = cut([Span(text)], max(width, 0))
     return [*line, Span(" " * max(width - width_of(line), 0))]
@@ -178,8 +192,9 @@ def _exit_lines(row: RunRow, width: int) -> list[Line]:
             lines.append([Span("   hint: ", "dim"), Span(plain(row.end.detail))])
     place = row.failure.place
     if place is not None:
-        where = f"   {plain(place.path)}:{place.line}"
-        lines.append([Span(where), Span("   e shows it   o opens it", "dim")])
+        where = f"{plain(in_project(place.path))}:{place.line}"
+        keys = Part([Span("e shows it   o opens it", "dim")], 1)
+        lines.append([Span("   "), *fit([Part([Span(where)]), keys], width - 3)])
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
@@ -14,7 +14,7 @@ from .spans import Line, Span
 from .themes import content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from textual.app import ComposeResult
 
@@ -36,12 +36,19 @@ _FRAME = """
     background: $panel;
 """
 KEY_COLUMNS = 16
+HELP_COLUMNS = 72
 
 
 class Help(ModalScreen[None]):
     """The keys in force."""
 
-    DEFAULT_CSS = f"Help {{ {_BOX} }} Help > VerticalScroll {{ {_FRAME} width: 68; }}"
+    DEFAULT_CSS = f"""
+    Help {{ {_BOX} }}
+    Help > VerticalScroll {{ {_FRAME} width: {HELP_COLUMNS}; }}
+    Help > .wide {{ width: {2 * HELP_COLUMNS}; }}
+    Help Horizontal {{ height: auto; }}
+    Help Static {{ width: 1fr; }}
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,enter", "dismiss(None)", "close"),
     ]
@@ -54,21 +61,32 @@ class Help(ModalScreen[None]):
         with VerticalScroll() as scroll:
             scroll.border_title = "keys"
             scroll.border_subtitle = "Esc closes"
-            yield Static(content(_help_lines(self._remapped)))
+            wide = self.app.size.width >= 2 * HELP_COLUMNS
+            scroll.set_class(wide, "wide")
+            left = _group_lines(GROUPS[:2], self._remapped)
+            right = [*_group_lines(GROUPS[2:], self._remapped), [], *_more_lines()]
+            if wide:
+                yield Horizontal(Static(content(left)), Static(content(right)))
+            else:
+                yield Static(content([*left, [], *right]))
 
 
-def _help_lines(remapped: Mapping[str, str]) -> list[Line]:
+def _group_lines(groups: Sequence[str], remapped: Mapping[str, str]) -> list[Line]:
     lines: list[Line] = []
-    for group in GROUPS:
+    for group in groups:
         lines += [[]] * bool(lines) + [[Span(group, "title")]]
         for key in KEYS:
             if key.group == group:
                 signs = key_words(key, remapped)
                 lines.append([Span(f"  {signs:<{KEY_COLUMNS}}", "strong"), Span(key.words)])
-    lines += [[], [Span("more in the log", "title")]]
-    for signs, words in _LOG_KEYS:
-        lines.append([Span(f"  {signs:<{KEY_COLUMNS}}", "strong"), Span(words)])
     return lines
+
+
+def _more_lines() -> list[Line]:
+    return [
+        [Span("more in the log", "title")],
+        *([Span(f"  {s:<{KEY_COLUMNS}}", "strong"), Span(words)] for s, words in _LOG_KEYS),
+    ]
 
 
 _LOG_KEYS = (

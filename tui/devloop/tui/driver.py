@@ -17,11 +17,15 @@ from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["InputBytes", "TerminalDriver"]
+    from textual.message import Message
 
-POLL_S = 0.1
+__all__ = ["InputBytes", "TerminalDriver", "events_in"]
+
+POLL_S = 0.1  # after a key: a lone escape is told from the start of a sequence by time
+QUIET_POLL_S = 5.0
+QUIET_AFTER = 5  # polls without a key
 READ_BYTES = 4096
 
 # "ESC [ M" and three bytes of any value: the mouse, as terminals told it before 1006 (SGR).
@@ -43,28 +47,54 @@ class InputBytes:
         return self._decoder.decode(data[: len(data) - len(self._held)])
 
 
+def events_in(parser: XTermParser, text: str) -> Iterator[Message]:
+    """What the user did; also with no text, since time decides what a lone escape was."""
+    if text:  # the parser takes an empty one for the end of all input
+        yield from parser.feed(text)
+    yield from parser.tick()
+
+
 class TerminalDriver(LinuxDriver):
     """`on_gone` is called, on the input thread, when the terminal is no more."""
 
     on_gone: Callable[[], None] | None = None
     _is_lent = False
+    _wake: tuple[int, int] | None = None  # a pipe that ends the input thread's wait
 
     def run_input_thread(self) -> None:
         parser, text = XTermParser(self._debug), InputBytes()
+        silent = 0
         while not self.exit_event.is_set():
-            try:
-                is_ready = bool(select.select([self.fileno], [], [], POLL_S)[0])
-                data = os.read(self.fileno, READ_BYTES) if is_ready else None
-            except OSError:
-                data = b""
+            data = self._read(POLL_S if silent < QUIET_AFTER else QUIET_POLL_S)
             if data == b"":
                 if self.on_gone is not None:
                     self.on_gone()
                 return
-            for event in parser.feed(text.feed(data)) if data else ():
+            silent = silent + 1 if data is None else 0
+            for event in events_in(parser, text.feed(data or b"")):
                 self.process_message(event)
-            for event in parser.tick():
-                self.process_message(event)
+
+    def _read(self, timeout_s: float) -> bytes | None:
+        """None: nothing came; empty: the terminal has gone."""
+        assert self._wake is not None
+        try:
+            ready = select.select([self.fileno, self._wake[0]], [], [], timeout_s)[0]
+            return os.read(self.fileno, READ_BYTES) if self.fileno in ready else None
+        except OSError:
+            return b""
+
+    def start_application_mode(self) -> None:
+        if self._wake is None:
+            self._wake = os.pipe()
+        super().start_application_mode()  # type: ignore[no-untyped-call] # Textual says no types
+
+    def disable_input(self) -> None:
+        """Waits for the input thread, which may be waiting for a key."""
+        if self._wake is None:
+            return
+        os.write(self._wake[1], b"\0")
+        super().disable_input()
+        os.read(self._wake[0], 1)
 
     def write(self, data: str) -> None:
         """Nothing while the terminal is lent, or once nobody takes what is written."""
@@ -76,6 +106,9 @@ class TerminalDriver(LinuxDriver):
         """A writer that has died with the terminal takes no more: its queue may be full."""
         if self._writer_thread is not None and self._writer_thread.is_alive():
             super().close()
+        wake, self._wake = self._wake, None
+        for end in wake or ():
+            os.close(end)
 
     def suspend_application_mode(self) -> None:
         super().suspend_application_mode()

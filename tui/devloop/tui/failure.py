@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Place", "Tail", "is_out_of_memory", "last_exception", "raised_at"]
+__all__ = ["Place", "Tail", "in_project", "is_out_of_memory", "last_exception", "raised_at"]
 
 TAIL_BYTES = 16 << 10
 LONGEST_LINE = 400
@@ -22,6 +22,7 @@ _EXCEPTION = re.compile(
 )
 _FRAME = re.compile(r'^\s*File "(?P<path>[^"<][^"]*)", line (?P<line>\d+)')
 _OOM = re.compile(r"out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE)
+_WORKSPACE = re.compile(r"^(/.*/workspaces/[^/]+/files|/workspace)/")
 _TRACEBACK = "Traceback (most recent call last):"
 _SIGKILL = 9
 
@@ -71,7 +72,14 @@ def raised_at(lines: list[str], project: str = "") -> Place | None:
 
 
 def is_own(path: str, project: str) -> bool:
-    return "site-packages" not in path and (not project or project in path or path[0] != "/")
+    if "site-packages" in path:
+        return False
+    return not project or project in path or in_project(path)[0] != "/"
+
+
+def in_project(path: str) -> str:
+    """A path of the box or of a container, as the project has it; another one as it is."""
+    return _WORKSPACE.sub("", path)
 
 
 def _last_traceback(lines: list[str]) -> int | None:

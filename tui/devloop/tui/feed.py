@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from devloop.cafs.digest import Digest
     from devloop.sync.events import SessionEvent
     from devloop.sync.loop import Loop
     from devloop.sync.metrics import Sample
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Feed", "Listener"]
 
 SAMPLE_PERIOD_S = 1.0
-RTT_PERIOD_S = 2.0
+RTT_PERIOD_S = 4.0
 RTT_TIMEOUT_S = 5.0
 LAST_EVENTS_S = 1.0
 
@@ -93,6 +94,14 @@ class Feed:
             self._opened.loop.leave(kill=kill, keep=keep)
         elif self._session is not None:
             self._session.cancel()
+
+    async def diff_of_code(self, old: Digest, new: Digest) -> list[str]:
+        """Lines of a unified diff. Raises DevloopErrors."""
+        from devloop.sync.codediff import diff_of_code
+
+        if self._opened is None:
+            raise DevloopError("not connected", hint="the code of old runs is on the box")
+        return await diff_of_code(self._opened.session.client, old, new)
 
     async def _end_of(self, session: asyncio.Task[None]) -> DevloopError | None:
         """Whatever ended it: the screen stays, and says so."""

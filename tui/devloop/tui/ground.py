@@ -33,7 +33,7 @@ class Screenful(NamedTuple):
     project: str  # its folder's name
     root: str
     theme: str = ""  # empty: what suits the terminal
-    keys: Mapping[str, str] = {}
+    keys: Mapping[str, str] = {}  # the name of a command to its keys, separated by blanks
 
 
 class Ground(Protocol):

@@ -26,6 +26,7 @@ _INSTALL = {
     "fetching": "fetching what it needs",
 }
 MARGIN = 1
+LEAST_SHOWN_S = 0.00005  # of a stage: less reads 0.0
 
 
 def header(view: View, progress: Progress, width: int, now_s: float) -> Line:
@@ -155,7 +156,7 @@ def cycle_line(view: View, width: int) -> Line:
         return [Span(" save → detect → sync → apply → start → output", "dim")]
     what = "save" if row.is_from_save else "start"
     parts = [Part([Span(f"{what} →", "dim")])]
-    stages = [stage for stage in stages_of(row.cycle) if stage.spent_s]
+    stages = [stage for stage in stages_of(row.cycle) if stage.spent_s >= LEAST_SHOWN_S]
     for stage in stages:
         is_last = stage.name == "output"
         rank = 0 if is_last else {"stop": 4, "start": 3, "apply": 3}.get(stage.name, 2)

@@ -5,12 +5,19 @@ Owns names, places and words. Knows no widget; `app.py` has an action for each.
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
+
+from devloop.cafs.errors import DevloopError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["GROUPS", "KEYS", "Key", "footer", "key_words"]
+__all__ = ["GROUPS", "KEYS", "BadKeys", "Key", "footer", "key_words", "keymap"]
+
+
+class BadKeys(DevloopError):
+    """A remapping names no command, or one key for two of them."""
 
 
 class Key(NamedTuple):
@@ -31,6 +38,7 @@ GROUPS = ("run", "log", "find", "screen")
 
 KEYS: tuple[Key, ...] = (
     Key("rerun", "r,enter", "rerun", "run again, restarting what runs", "run", "rerun", 1),
+    Key("restart_cold", "R", "restart_cold", "run again with nothing warm: new container", "run"),
     Key("stop", "x", "stop", "stop the run", "run", "stop", 2),
     Key("kill", "X", "kill", "kill the run", "run"),
     Key("pause", "p", "pause", "hold saves, or run on save again", "run", "pause", 3),
@@ -67,6 +75,9 @@ KEYS: tuple[Key, ...] = (
     Key("copy", "y", "log('copy')", "copy the selection, or this line", "log"),
     Key("open", "o", "open", "the line in $EDITOR, or the log in $PAGER", "log"),
     Key("shell", "s", "shell", "a shell where runs run", "run", "shell", 4),
+    Key("debug", "d", "debug", "run again under pdb; saves wait meanwhile", "run"),
+    Key("diff", "v", "diff('before')", "the code: what changed since the run before", "run"),
+    Key("diff_newest", "V", "diff('newest')", "the code: from this run to the newest", "run"),
     Key("log_pane", "1", "pane('log')", "the log", "screen"),
     Key("gpu_pane", "2", "pane('gpu')", "GPUs and host", "screen"),
     Key("sync_pane", "3", "pane('sync')", "what sync does", "screen"),
@@ -85,8 +96,17 @@ KEYS: tuple[Key, ...] = (
     ),
 )
 
+# Characters that Textual calls by another name than Unicode does.
+_NAMES = {
+    "/": "slash",
+    "\\": "backslash",
+    "@": "at",
+    "-": "minus",
+    "+": "plus",
+    "_": "underscore",
+}
 _SIGNS = {
-    "slash": "/",
+    **{name: sign for sign, name in _NAMES.items()},
     "ampersand": "&",
     "question_mark": "?",
     "colon": ":",
@@ -100,8 +120,40 @@ _SIGNS = {
 }
 
 
+def keymap(wanted: Mapping[str, str]) -> dict[str, str]:
+    """What a configuration asks for ("rerun": "f5 R"), as Textual has it: "f5,R".
+
+    A key that is taken is no longer that of another command. Raises BadKeys.
+    """
+    names = [key.name for key in KEYS]
+    if unknown := [name for name in wanted if name not in names]:
+        raise BadKeys(f"knows no command {unknown[0]}", hint="the commands are " + ", ".join(names))
+    remapped = {name: [_key_name(key) for key in keys.split()] for name, keys in wanted.items()}
+    taken = [key for keys in remapped.values() for key in keys]
+    if twice := [key for key in taken if taken.count(key) > 1]:
+        raise BadKeys(f"has {_SIGNS.get(twice[0], twice[0])} for two commands")
+    for key in KEYS:
+        left = [name for name in key.keys.split(",") if name not in taken]
+        if key.name not in remapped and left != key.keys.split(","):
+            remapped[key.name] = left
+    return {name: ",".join(keys) for name, keys in remapped.items()}
+
+
+def _key_name(written: str) -> str:
+    """As Textual calls it: "/" is "slash"; "f5" and "ctrl+r" are what they are."""
+    *modifiers, last = written.rsplit("+", 1) if len(written) > 1 else [written]
+    if not last:  # "ctrl++"
+        modifiers, last = [modifiers[0].rstrip("+")], "+"
+    if len(last) > 1 or (modifiers and last.isalnum()):
+        last = last.lower()
+    elif not last.isalnum():
+        unicode_name = unicodedata.name(last, last).lower()
+        last = _NAMES.get(last) or unicode_name.replace("-", "_").replace(" ", "_")
+    return "+".join([*(modifier.lower() for modifier in modifiers), last])
+
+
 def key_words(key: Key, remapped: Mapping[str, str]) -> str:
-    """The keys in force, as one reads them: "r Enter"."""
+    """The keys in force, as one reads them: "r Enter". `remapped`: of `keymap`."""
     keys = remapped.get(key.name, key.keys)
     return " ".join(_SIGNS.get(name.strip(), name.strip()) for name in keys.split(","))
 
@@ -120,4 +172,6 @@ def footer(width: int, remapped: Mapping[str, str], columns: int = 0) -> list[tu
 def _pairs(keys: list[Key], remapped: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for key in keys:
         signs = key_words(key, remapped).split(" ")[0]
+        if not signs:  # another command has all its keys
+            continue
         yield ("[ ]" if key.name == "next_run" and signs == "]" else signs), key.short

@@ -95,11 +95,20 @@ class RunsPane(OptionList):
 
     def __init__(self, name: str) -> None:
         super().__init__(id=name, markup=False)
+        self._title = ""
         self._shown: dict[int, Line] = {}
+
+    @property
+    def chosen(self) -> int | None:
+        """The run under the cursor."""
+        option = self.highlighted_option
+        return int(option.id) if option is not None and option.id is not None else None
 
     def show(self, title: str, rows: list[RunRow], now_s: float) -> None:
         """`rows`, newest first."""
-        self.border_title = Content(title)
+        if title != self._title:
+            self._title = title
+            self.border_title = Content(title)
         width = max(self.scrollable_content_region.width, 20)
         lines = {row.number: run_line(row, width, now_s) for row in rows}
         if list(lines) != list(self._shown):
@@ -111,11 +120,11 @@ class RunsPane(OptionList):
         self._shown = lines
 
     def _replace_all(self, lines: dict[int, Line]) -> None:
-        chosen = self.highlighted_option.id if self.highlighted_option is not None else None
+        chosen = self.chosen
         self.clear_options()
         self.add_options([Option(content([line]), id=str(n)) for n, line in lines.items()])
-        if chosen is not None and int(chosen) in lines:
-            self.highlighted = self.get_option_index(chosen)
+        if chosen in lines:
+            self.highlighted = self.get_option_index(str(chosen))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()

@@ -33,6 +33,7 @@ from .failure import Tail, is_out_of_memory, last_exception, raised_at
 from .series import Series, percentile
 
 if TYPE_CHECKING:
+    from devloop.cafs.digest import Digest
     from devloop.cafs.errors import DevloopError
     from devloop.sync.events import SessionEvent
     from devloop.sync.metrics import GpuSample, HostSample, Sample
@@ -75,6 +76,7 @@ class RunRow:
     """One run, as the history lists it."""
 
     number: int
+    tree: Digest  # of the code that it runs
     reason: str
     gpu_words: str
     started_ns: int  # Unix time of the box
@@ -273,6 +275,7 @@ class View:
             self._lose(row, now_s)
         self.runs[run.number] = RunRow(
             number=run.number,
+            tree=run.tree,
             reason=run.reason,
             gpu_words=run.gpu_words,
             started_ns=run.started_ns,

@@ -54,6 +54,11 @@ class AgentStub:
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.HaveChunksRequest.SerializeToString,
                 response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.HaveChunksReply.FromString,
                 _registered_method=True)
+        self.ReadBlobs = channel.unary_unary(
+                '/devloop.proto.v1.Agent/ReadBlobs',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ReadBlobsRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ReadBlobsReply.FromString,
+                _registered_method=True)
         self.Apply = channel.unary_unary(
                 '/devloop.proto.v1.Agent/Apply',
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ApplyRequest.SerializeToString,
@@ -88,6 +93,11 @@ class AgentStub:
                 '/devloop.proto.v1.Agent/KeepRun',
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.KeepRunRequest.SerializeToString,
                 response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.Run.FromString,
+                _registered_method=True)
+        self.Cool = channel.unary_unary(
+                '/devloop.proto.v1.Agent/Cool',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CoolRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CoolReply.FromString,
                 _registered_method=True)
         self.StartShell = channel.unary_unary(
                 '/devloop.proto.v1.Agent/StartShell',
@@ -202,6 +212,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadBlobs(self, request, context):
+        """Small blobs of the store: the nodes and files of the trees that runs were pinned to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Apply(self, request, context):
         """Stages a tree, and moves the workspace to it; optionally starts a run pinned to it.
         Nothing changes when a blob is missing: the reply names it, and the caller tries again.
@@ -247,6 +264,14 @@ class AgentServicer:
 
     def KeepRun(self, request, context):
         """Its lease no longer counts: it goes on, whoever stays away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cool(self, request, context):
+        """Nothing of the workspace stays warm: its zygotes go, and its containers end with all that runs
+        in them. The next run starts from nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -386,6 +411,11 @@ def add_AgentServicer_to_server(servicer, server):
                     request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.HaveChunksRequest.FromString,
                     response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.HaveChunksReply.SerializeToString,
             ),
+            'ReadBlobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadBlobs,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ReadBlobsRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ReadBlobsReply.SerializeToString,
+            ),
             'Apply': grpc.unary_unary_rpc_method_handler(
                     servicer.Apply,
                     request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ApplyRequest.FromString,
@@ -420,6 +450,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.KeepRun,
                     request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.KeepRunRequest.FromString,
                     response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.Run.SerializeToString,
+            ),
+            'Cool': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cool,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CoolRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CoolReply.SerializeToString,
             ),
             'StartShell': grpc.unary_unary_rpc_method_handler(
                     servicer.StartShell,
@@ -621,6 +656,33 @@ class Agent:
             _registered_method=True)
 
     @staticmethod
+    def ReadBlobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/ReadBlobs',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ReadBlobsRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.ReadBlobsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Apply(request,
             target,
             options=(),
@@ -799,6 +861,33 @@ class Agent:
             '/devloop.proto.v1.Agent/KeepRun',
             devloop_dot_proto_dot_v1_dot_agent__pb2.KeepRunRequest.SerializeToString,
             devloop_dot_proto_dot_v1_dot_agent__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/Cool',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.CoolRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.CoolReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,8 @@ class AgentStub:
     """Uploads blobs; each is verified before it is stored under its digest."""
     HaveChunks: _grpc.UnaryUnaryMultiCallable[_agent_pb2.HaveChunksRequest, _agent_pb2.HaveChunksReply]
     """Of the chunks of a large blob, which does the agent hold inside another blob?"""
+    ReadBlobs: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ReadBlobsRequest, _agent_pb2.ReadBlobsReply]
+    """Small blobs of the store: the nodes and files of the trees that runs were pinned to."""
     Apply: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ApplyRequest, _agent_pb2.ApplyReply]
     """Stages a tree, and moves the workspace to it; optionally starts a run pinned to it.
     Nothing changes when a blob is missing: the reply names it, and the caller tries again.
@@ -76,6 +78,10 @@ class AgentStub:
     """Ends a run by the ladder: SIGINT, SIGTERM, kill; returns when nothing of it is left."""
     KeepRun: _grpc.UnaryUnaryMultiCallable[_agent_pb2.KeepRunRequest, _agent_pb2.Run]
     """Its lease no longer counts: it goes on, whoever stays away."""
+    Cool: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CoolRequest, _agent_pb2.CoolReply]
+    """Nothing of the workspace stays warm: its zygotes go, and its containers end with all that runs
+    in them. The next run starts from nothing.
+    """
     StartShell: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StartShellRequest, _agent_pb2.Run]
     """Starts an interactive shell in a workspace as it is: it waits for nothing, and is in nobody's
     way. Attach to it as to a run.
@@ -123,6 +129,8 @@ class AgentAsyncStub(AgentStub):
     """Uploads blobs; each is verified before it is stored under its digest."""
     HaveChunks: _aio.UnaryUnaryMultiCallable[_agent_pb2.HaveChunksRequest, _agent_pb2.HaveChunksReply]  # type: ignore[assignment]
     """Of the chunks of a large blob, which does the agent hold inside another blob?"""
+    ReadBlobs: _aio.UnaryUnaryMultiCallable[_agent_pb2.ReadBlobsRequest, _agent_pb2.ReadBlobsReply]  # type: ignore[assignment]
+    """Small blobs of the store: the nodes and files of the trees that runs were pinned to."""
     Apply: _aio.UnaryUnaryMultiCallable[_agent_pb2.ApplyRequest, _agent_pb2.ApplyReply]  # type: ignore[assignment]
     """Stages a tree, and moves the workspace to it; optionally starts a run pinned to it.
     Nothing changes when a blob is missing: the reply names it, and the caller tries again.
@@ -140,6 +148,10 @@ class AgentAsyncStub(AgentStub):
     """Ends a run by the ladder: SIGINT, SIGTERM, kill; returns when nothing of it is left."""
     KeepRun: _aio.UnaryUnaryMultiCallable[_agent_pb2.KeepRunRequest, _agent_pb2.Run]  # type: ignore[assignment]
     """Its lease no longer counts: it goes on, whoever stays away."""
+    Cool: _aio.UnaryUnaryMultiCallable[_agent_pb2.CoolRequest, _agent_pb2.CoolReply]  # type: ignore[assignment]
+    """Nothing of the workspace stays warm: its zygotes go, and its containers end with all that runs
+    in them. The next run starts from nothing.
+    """
     StartShell: _aio.UnaryUnaryMultiCallable[_agent_pb2.StartShellRequest, _agent_pb2.Run]  # type: ignore[assignment]
     """Starts an interactive shell in a workspace as it is: it waits for nothing, and is in nobody's
     way. Attach to it as to a run.
@@ -210,6 +222,14 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         """Of the chunks of a large blob, which does the agent hold inside another blob?"""
 
     @_abc_1.abstractmethod
+    def ReadBlobs(
+        self,
+        request: _agent_pb2.ReadBlobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ReadBlobsReply, _abc.Awaitable[_agent_pb2.ReadBlobsReply]]:
+        """Small blobs of the store: the nodes and files of the trees that runs were pinned to."""
+
+    @_abc_1.abstractmethod
     def Apply(
         self,
         request: _agent_pb2.ApplyRequest,
@@ -267,6 +287,16 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.Run, _abc.Awaitable[_agent_pb2.Run]]:
         """Its lease no longer counts: it goes on, whoever stays away."""
+
+    @_abc_1.abstractmethod
+    def Cool(
+        self,
+        request: _agent_pb2.CoolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.CoolReply, _abc.Awaitable[_agent_pb2.CoolReply]]:
+        """Nothing of the workspace stays warm: its zygotes go, and its containers end with all that runs
+        in them. The next run starts from nothing.
+        """
 
     @_abc_1.abstractmethod
     def StartShell(
