@@ -1,4 +1,4 @@
-"""`scripts/bench loop|ssh|tui`: measures every line of "how fast", prints a table, ends with 0.
+"""`scripts/bench loop|ssh|image|tui`: measures each line of "how fast", prints a table, ends with 0.
 
 Another exit code means that something could not be measured, never that it was slow.
 """
@@ -20,6 +20,10 @@ from typing import TYPE_CHECKING
 
 from .bench_first_sync import bench_large_file, bench_small_files
 from .bench_idle import bench_idle
+from .bench_image_cold import bench_image_cold
+from .bench_image_ingest import bench_image_ingest
+from .bench_image_speed import bench_image_speed
+from .bench_image_start import bench_image_start
 from .bench_saves import bench_imports, bench_live, bench_sizes
 from .bench_ssh_files import bench_ssh_cat, bench_ssh_change, bench_ssh_large, bench_ssh_small
 from .bench_ssh_saves import bench_far_saves, bench_ssh_saves, bench_ssh_start
@@ -65,6 +69,12 @@ SSH: Mapping[str, Callable[[Bench], Section]] = {
     "ssh-change": bench_ssh_change,
     "ssh-cat": bench_ssh_cat,
 }
+IMAGE: Mapping[str, Callable[[Bench], Section]] = {
+    "image-start": bench_image_start,
+    "image-speed": bench_image_speed,
+    "image-ingest": bench_image_ingest,
+    "image-cold": bench_image_cold,
+}
 TUI: Mapping[str, Callable[[Bench], Section]] = {
     "tui-paint": bench_tui_paint,
     "tui-save": bench_tui_save,
@@ -72,7 +82,7 @@ TUI: Mapping[str, Callable[[Bench], Section]] = {
     "tui-flood": bench_tui_flood,
     "tui-idle": bench_tui_idle,
 }
-SUBJECTS = {"loop": LOOP, "ssh": SSH, "tui": TUI}
+SUBJECTS = {"loop": LOOP, "ssh": SSH, "image": IMAGE, "tui": TUI}
 ONLY_WHEN_ASKED = {"save-torch"}
 
 

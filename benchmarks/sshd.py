@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 
     from .sandbox import Sandbox
 
-__all__ = ["Sshd", "Way", "start_box", "start_sshd"]
+__all__ = [
+    "ALIAS",
+    "Sshd",
+    "Way",
+    "accepts",
+    "free_port",
+    "start_box",
+    "start_sshd",
+    "start_wire",
+    "wait_until",
+]
 
 START_TIMEOUT_S = 10.0
 ALIAS = "box"
@@ -74,16 +84,12 @@ class Sshd:
         path = self.sandbox.root / "cm"
         way = Way(self._config("shared", self.port, ControlPath=str(path)))
         self.sandbox.start(way.words("-M", "-N"), cwd=self.folder)
-        _wait_until(path.exists, "the ControlMaster does not start")
+        wait_until(path.exists, "the ControlMaster does not start")
         return way
 
-    def wired_way(self, name: str, delay_s: float) -> Way:
+    def wired_way(self, name: str, delay_s: float, rate: float = 0.0) -> Way:
         """Through a process of ours, which delays each byte in each direction, and counts them."""
-        port, counts = _free_port(), self.folder / f"{name}.counts"
-        wire = [sys.executable, "-m", "benchmarks.wire", str(port), str(self.port), str(delay_s)]
-        env = {**self.sandbox.env, "PYTHONPATH": str(REPOSITORY)}
-        self.sandbox.start([*wire, str(counts)], cwd=self.folder, env=env)
-        _wait_until(lambda: _accepts(port), "the wire does not start")
+        port, counts = start_wire(self.sandbox, name, self.port, delay_s, rate)
         return Way(self._config(name, port), counts)
 
     def _config(self, name: str, port: int, **more: str) -> Path:
@@ -106,6 +112,19 @@ class Sshd:
         return config
 
 
+def start_wire(
+    sandbox: Sandbox, name: str, target_port: int, delay_s: float, rate: float
+) -> tuple[int, Path]:
+    """Its port, and where it counts what it carries. See `wire`."""
+    folder = sandbox.directory(f"wire-{name}")
+    port, counts = free_port(), folder / "counts"
+    numbers = (str(port), str(target_port), str(delay_s), str(counts), str(rate))
+    env = {**sandbox.env, "PYTHONPATH": str(REPOSITORY)}
+    sandbox.start([sys.executable, "-m", "benchmarks.wire", *numbers], cwd=folder, env=env)
+    wait_until(lambda: accepts(port), "the wire does not start")
+    return port, counts
+
+
 def start_sshd(sandbox: Sandbox) -> list[str]:
     """The words of an `ssh` command that reaches a new one. Raises Skipped."""
     return start_box(sandbox).way().words()
@@ -118,7 +137,7 @@ def start_box(sandbox: Sandbox) -> Sshd:
         raise Skipped("there is no sshd: apt-get install openssh-server")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it does not start without
-    folder, home, port = sandbox.directory("ssh"), sandbox.directory("home"), _free_port()
+    folder, home, port = sandbox.directory("ssh"), sandbox.directory("home"), free_port()
     _make_keys(folder)
     config = _write_config(sandbox, folder, home, port)
     log = folder / "sshd.log"
@@ -129,9 +148,9 @@ def start_box(sandbox: Sandbox) -> Sshd:
     def listens() -> bool:
         if process.poll() is not None:
             raise Skipped(f"sshd does not start: {log.read_text().strip()[-300:]}")
-        return _accepts(port)
+        return accepts(port)
 
-    _wait_until(listens, "sshd does not listen")
+    wait_until(listens, "sshd does not listen")
     return Sshd(sandbox, folder, home, port)
 
 
@@ -177,7 +196,7 @@ def _write_config(sandbox: Sandbox, folder: Path, home: Path, port: int) -> Path
     return config
 
 
-def _wait_until(condition: Callable[[], bool], words: str) -> None:
+def wait_until(condition: Callable[[], bool], words: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not condition():
         if time.monotonic() > deadline:
@@ -185,13 +204,13 @@ def _wait_until(condition: Callable[[], bool], words: str) -> None:
         time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0

@@ -1,8 +1,9 @@
 """A wire between a port and another: each byte arrives a while later, in order, and is counted.
 
-    python -m benchmarks.wire PORT TARGET_PORT DELAY_S COUNTS_FILE
+    python -m benchmarks.wire PORT TARGET_PORT DELAY_S COUNTS_FILE [BYTES_PER_S]
 
-The delay is for each direction, so that a round trip takes twice as long. Its rate is not limited.
+The delay is for each direction, so that a round trip takes twice as long. The rate, too, is that of
+each direction, shared by all connections; without one it is not limited.
 COUNTS_FILE holds the bytes to the target and those back, and is written when bytes have passed.
 """
 
@@ -22,8 +23,10 @@ MOST_UNDER_WAY = 1 << 12  # pieces
 
 
 class Wire:
-    def __init__(self, target_port: int, delay_s: float, counts: Path) -> None:
+    def __init__(self, target_port: int, delay_s: float, counts: Path, rate: float = 0.0) -> None:
         self._target_port = target_port
+        self._rate = rate  # bytes a second; 0: as fast as it goes
+        self._free_s = [0.0, 0.0]  # when the last byte of each direction has left
         self._delay_s = delay_s
         self._counts_file = counts
         self._counts = [0, 0]
@@ -47,7 +50,9 @@ class Wire:
         with contextlib.suppress(OSError):
             while data := await reader.read(PIECE_BYTES):
                 await room.acquire()
-                under_way.append((loop.time() + self._delay_s, data))
+                under_way.append(
+                    (self._left_s(which, len(data), loop.time()) + self._delay_s, data)
+                )
                 came.set()
                 self._counts[which] += len(data)
                 self._note()
@@ -79,16 +84,25 @@ class Wire:
         with contextlib.suppress(OSError):
             writer.close()
 
+    def _left_s(self, which: int, size_bytes: int, now_s: float) -> float:
+        """When that much more has gone onto the wire."""
+        if not self._rate:
+            return now_s
+        self._free_s[which] = max(self._free_s[which], now_s) + size_bytes / self._rate
+        return self._free_s[which]
+
     def _note(self) -> None:
         self._counts_file.write_text(f"{self._counts[0]} {self._counts[1]}\n")
 
 
-async def main(port: int, target_port: int, delay_s: float, counts: Path) -> None:
-    wire = Wire(target_port, delay_s, counts)
+async def main(port: int, target_port: int, delay_s: float, counts: Path, rate: float) -> None:
+    wire = Wire(target_port, delay_s, counts, rate)
     server = await asyncio.start_server(wire.carry, "127.0.0.1", port, limit=PIECE_BYTES)
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])))
+    port_, target_port_, delay_s_, counts_, *rate_ = sys.argv[1:]
+    limit = float(rate_[0]) if rate_ else 0.0
+    asyncio.run(main(int(port_), int(target_port_), float(delay_s_), Path(counts_), limit))
