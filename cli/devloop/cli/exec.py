@@ -85,7 +85,7 @@ async def _exec(args: argparse.Namespace, config: Config, command: tuple[str, ..
                 owner=session.owner,
             )
         if outcome.run is not None and outcome.is_complete:
-            if config.sync.outputs:  # a pull costs a round trip, and an import of 5 ms
+            if config.sync.outputs:  # the import alone costs a start 5 ms
                 await _pull(session, quiet=args.quiet)
             if isinstance(sink, JsonSink):
                 await _emit_ended(sink, outcome.run)
