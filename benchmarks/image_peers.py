@@ -63,7 +63,10 @@ class Bundle:
             each for each in config["linux"]["namespaces"] if each["type"] not in kinds
         ]
         (self.folder / "config.json").write_text(json.dumps(config))
-        return ["crun", "--cgroup-manager=disabled", "run", "--bundle", str(self.folder), name]
+        words = ["crun", "--cgroup-manager=disabled", "run", "--bundle", str(self.folder), name]
+        # crun refuses a box with cgroups of both versions, unless it does not see that.
+        script = 'mount -t cgroup2 none /sys/fs/cgroup && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", script, "sh", *words]
 
 
 def start_registry(sandbox: Sandbox, image: BaseImage) -> Registry:

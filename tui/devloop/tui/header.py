@@ -159,7 +159,8 @@ def cycle_line(view: View, width: int) -> Line:
     stages = [stage for stage in stages_of(row.cycle) if stage.spent_s >= LEAST_SHOWN_S]
     for stage in stages:
         is_last = stage.name == "output"
-        rank = 0 if is_last else {"stop": 4, "start": 3, "apply": 3}.get(stage.name, 2)
+        # What took the least goes first.
+        rank = 0 if is_last else 2 + sum(other.spent_s > stage.spent_s for other in stages)
         spans = [Span(f"{stage.name} ", "dim"), Span(milliseconds(stage.spent_s))]
         parts.append(Part([*spans, Span("" if is_last else " →", "dim")], rank))
     if not row.cycle.output_s:
@@ -169,7 +170,7 @@ def cycle_line(view: View, width: int) -> Line:
     if len(view.cycles_s) > 1:
         p50, p99 = milliseconds(view.p50_s), milliseconds(view.p99_s)
         words = f"p50 {p50} p99 {p99} of {len(view.cycles_s)}"
-        parts.append(Part([Span(words, "dim")], 5))
+        parts.append(Part([Span(words, "dim")], len(stages) + 2))
     return [Span(" " * MARGIN), *fit(parts, width - 2 * MARGIN, gap=" ")]
 
 

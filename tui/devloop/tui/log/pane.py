@@ -82,6 +82,9 @@ class LogPane(LogCanvas):
             super().__init__()
             self.url = url
 
+    class StateChanged(LogCanvas.StateChanged):
+        """The title is another one."""
+
     def __init__(
         self,
         *,
