@@ -153,9 +153,12 @@ class ImageStore:
         self.mark_complete(digest)
         return digest
 
-    def add_lazy(self, index: Index) -> Digest:
-        """An index whose blobs may be missing here: they are fetched when they are touched."""
-        data = index.encode()
+    def add_lazy(self, index: Index, data: bytes | None = None) -> Digest:
+        """An index whose blobs may be missing here: they are fetched when they are touched.
+
+        `data`: the index encoded, where the caller has it.
+        """
+        data = index.encode() if data is None else data
         digest = digest_of(data)
         if not self.index_path(digest).exists():
             self._write(self.index_path(digest), data)
@@ -179,13 +182,13 @@ class ImageStore:
     def metadata_path(self, digest: Digest) -> Path:
         return self.root / "metadata" / f"{digest.hex()}.erofs"
 
-    def ensure_metadata(self, digest: Digest) -> bool:
+    def ensure_metadata(self, digest: Digest, index: Index | None = None) -> bool:
         """What a start needs of the index. False when it was there already."""
         if self.metadata_path(digest).exists() and self._config_path(digest).exists():
             return False
-        index = self.index(digest)
-        self._write(self._config_path(digest), index.config)
-        self._write(self.metadata_path(digest), lambda file: write_metadata(index, file))
+        decoded = self.index(digest) if index is None else index
+        self._write(self._config_path(digest), decoded.config)
+        self._write(self.metadata_path(digest), lambda file: write_metadata(decoded, file))
         return True
 
     def config(self, digest: Digest) -> bytes:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, partial
@@ -25,7 +27,7 @@ from devloop.cafs.images import ImageMissing, ImageStore
 from .image_details import details_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 
     from devloop.cafs.images import Collected, Image
     from devloop.cafs.index import Index
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from .image_details import ImageDetails
 
 __all__ = ["ImageStep", "Images", "Told", "Wish"]
+
+logger = logging.getLogger(__name__)
 
 DOCKER_HUB = "docker.io"
 _PATH_KINDS = ("oci", "oci-archive", "docker-archive")
@@ -166,20 +170,24 @@ class Images:
     def _bring_in(self, wish: Wish, pull: _Pull) -> Image:
         """In a thread. Raises DevloopErrors and _Abandoned."""
         name, tiers = _name_of(wish), _open_tiers(wish)
-        try:
-            source = _open_source(wish)
-        except DevloopError:
-            # Nobody answers for the reference: what it was, as far as a tier or this box knows.
-            if (image := self._from_tiers(name, tiers) or self.store.find(name)) is None:
-                raise
-            return self._ready(image, pull)
-        with contextlib.closing(source):
-            index = self.store.index_of_manifest(source.manifest_digest)
-            if index is None or not (tiers or self.store.is_complete(index)):
-                index = self._lazily(source.manifest_digest, tiers)
-            if index is None:
-                index = self.store.add(self._ingest(source, pull))
-            return self._ready(self.store.name(name, source.manifest_digest, index), pull)
+        with ThreadPoolExecutor(1) as beside, _closing(tiers):
+            # While the registry is asked what the reference stands for, what tiers say it does.
+            told = beside.submit(self._from_tiers, name, tiers)
+            try:
+                source = _open_source(wish)
+            except DevloopError:
+                # Nobody answers for it: what it was, as far as a tier or this box knows.
+                if (image := told.result() or self.store.find(name)) is None:
+                    raise
+                return self._ready(image, pull)
+            with contextlib.closing(source):
+                told.result()
+                index = self.store.index_of_manifest(source.manifest_digest)
+                if index is None or not (tiers or self.store.is_complete(index)):
+                    index = self._lazily(source.manifest_digest, tiers)
+                if index is None:
+                    index = self.store.add(self._ingest(source, pull))
+                return self._ready(self.store.name(name, source.manifest_digest, index), pull)
 
     def _ready(self, image: Image, pull: _Pull) -> Image:
         pull.tell(Told(ImageStep.MOUNTING))
@@ -209,11 +217,12 @@ class Images:
         import json
 
         for tier in tiers:
-            data = tier.get_named(f"refs/{digest_of(name.encode()).hex()}.json")
+            data = _asked(tier, f"refs/{digest_of(name.encode()).hex()}.json")
             if data is None:
                 continue
             manifest = json.loads(data)["manifest"]
-            if (index := self._lazily(manifest, [tier])) is not None:
+            index = self.store.index_of_manifest(manifest) or self._lazily(manifest, [tier])
+            if index is not None:
                 return self.store.name(name, manifest, index)
         return None
 
@@ -222,11 +231,13 @@ class Images:
         from devloop.cafs.index import Index
 
         for tier in tiers:
-            data = tier.get_named(f"manifests/{manifest.replace(':', '-')}")
-            index_data = data and tier.get_named(f"indexes/{data.decode()}")
+            data = _asked(tier, f"manifests/{manifest.replace(':', '-')}")
+            index_data = data and _asked(tier, f"indexes/{data.decode()}")
             if not data or not index_data or digest_of(index_data).hex() != data.decode():
                 continue
-            digest = self.store.add_lazy(Index.decode(index_data))
+            index = Index.decode(index_data)
+            digest = self.store.add_lazy(index, index_data)
+            self.store.ensure_metadata(digest, index)
             self._copy_profiles(tier, digest)
             return digest
         return None
@@ -362,6 +373,26 @@ def _options(wish: Wish) -> RegistryOptions:
         registry, equals, mirror = text.partition("=")
         mirrors.setdefault(registry if equals else DOCKER_HUB, []).append(mirror or registry)
     return RegistryOptions(insecure=wish.insecure, mirrors=mirrors)
+
+
+def _asked(tier: Tier, name: str) -> bytes | None:
+    """None also when it does not answer: another one may, and the registry."""
+    from devloop.cafs.tiers import TierUnreachable
+
+    try:
+        return tier.get_named(name)
+    except TierUnreachable as error:
+        logger.warning("%s", error)
+        return None
+
+
+@contextlib.contextmanager
+def _closing(tiers: list[Tier]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for tier in tiers:
+            tier.close()
 
 
 def _open_tiers(wish: Wish) -> list[Tier]:

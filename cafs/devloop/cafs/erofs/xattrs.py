@@ -28,7 +28,7 @@ from devloop.cafs.digest import DIGEST_BYTES
 from devloop.cafs.errors import DevloopError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from devloop.cafs.digest import Digest
 
@@ -94,12 +94,14 @@ def blob_path(digest: Digest) -> bytes:
 
 
 def encoded(
-    xattrs: Iterable[tuple[bytes, bytes]], shared: SharedArea, digest: Digest | None
+    xattrs: Sequence[tuple[bytes, bytes]], shared: SharedArea, digest: Digest | None
 ) -> Xattrs:
     """Of an inode with these (name, value) pairs whose bytes, if any, are the blob `digest`.
 
     Raises MetadataUnwritable when they are more than an inode can have, some 256 KiB.
     """
+    if not xattrs and digest is not None:  # nearly all of them
+        return Xattrs(_POINTED + blob_path(digest) + _POINTER_PADDING, _POINTED_UNITS)
     inline = [b"" if digest is None else _POINTER + blob_path(digest) + _POINTER_PADDING]
     ids: list[int] = []
     for name, value in xattrs:
@@ -151,3 +153,5 @@ _POINTER = _packed(_TRUSTED, b"overlay.metacopy", b"") + (
     _ENTRY.pack(len(b"overlay.redirect"), _TRUSTED, _PATH_BYTES) + b"overlay.redirect"
 )
 _POINTER_PADDING = bytes(-_PATH_BYTES % 4)
+_POINTED = _HEADER.pack(0, 0) + _POINTER
+_POINTED_UNITS = 1 + (len(_POINTER) + _PATH_BYTES + len(_POINTER_PADDING)) // 4
