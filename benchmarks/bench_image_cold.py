@@ -57,7 +57,6 @@ def bench_image_cold(bench: Bench) -> Section:
                     cwd=project,
                     env=box.env,
                 )
-                drop_page_cache()
                 times.append(box.exec(project, *argv))
                 box.down()
         first.down()

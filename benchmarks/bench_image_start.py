@@ -86,6 +86,8 @@ async def _measure(
                 await _first_output(spawner, spec, b"python3", b"main.py")
                 zygote.append(await _first_output(spawner, spec, b"python3", b"main.py"))
                 await containers.end(lambda _: True)
+                containers.warm()  # as an agent does a second after each start
+                await asyncio.sleep(0.5)
         finally:
             await containers.close()
             await spawner.close()

@@ -25,6 +25,9 @@ MAX_PLACES = 16
 
 async def ensure_image(agent: Agent, request: pb.EnsureImageRequest, context: Any) -> None:
     wish = _wish(agent, request)
+    if not request.refresh:  # a run comes next
+        is_whole = await asyncio.to_thread(agent.images.is_whole, wish)
+        agent.containers.warm(() if is_whole else wish.store)
     telling = agent.images.ensure(wish, refresh=request.refresh)
     async with contextlib.aclosing(telling) as states:
         async for state in states:

@@ -163,6 +163,11 @@ class Images:
         self.store.ensure_metadata(image.index_digest)
         return image
 
+    def is_whole(self, wish: Wish) -> bool:
+        """Is every blob of it here, as far as is known? For a thread."""
+        image = self.store.find(_name_of(wish))
+        return image is not None and self.store.is_complete(image.index_digest)
+
     def _is_usable(self, image: Image, wish: Wish) -> bool:
         """One of which blobs are missing needs a tier to have them from."""
         return bool(wish.store) or self.store.is_complete(image.index_digest)

@@ -11,7 +11,7 @@ from typing import NoReturn
 from devloop.cafs.errors import DevloopError
 
 from .events import Events
-from .request import Request
+from .request import Ahead, Request
 
 _MOST_REQUEST_BYTES = 1 << 20
 
@@ -30,11 +30,22 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     events = Events(_own_stdout())
     try:
-        request = Request.decode(_first_line())
+        line = _next_line()
+        ahead = Ahead.decode(line)
         _check_pyfuse3()
-        from .server import serve
+        from .server import Upstream, serve
 
-        serve(request, events)
+        upstream = None
+        if ahead is not None:
+            upstream = Upstream(ahead.tiers, ahead.deadline_s, events)
+            upstream.connect()
+            line = _next_line()
+            if not line:
+                return 0  # there was no request after all
+        request = Request.decode(line)
+        if upstream is None or upstream.addresses != request.tiers:
+            upstream = Upstream(request.tiers, request.deadline_s, events)
+        serve(request, events, upstream)
     except DevloopError as error:
         events.tell("error", message=str(error), hint=error.hint)
         return error.exit_code
@@ -51,7 +62,7 @@ def _own_stdout() -> int:
     return fd
 
 
-def _first_line() -> bytes:
+def _next_line() -> bytes:
     line = b""
     while not line.endswith(b"\n") and len(line) < _MOST_REQUEST_BYTES:
         byte = os.read(0, 1)

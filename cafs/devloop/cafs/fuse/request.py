@@ -11,6 +11,9 @@
     deadline_s  so long may a reader wait for bytes, in seconds; then it gets EIO
 
 Afterwards standard input stays open: the server ends at its end.
+
+A line of its own may come before, as soon as it is known that there will be a request: `tiers` and
+`deadline_s` alone. The server loads what it needs and connects to them.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from devloop.cafs.digest import Digest
 from devloop.cafs.errors import DevloopError
 
-__all__ = ["DEFAULT_DEADLINE_S", "Mode", "Request", "RequestInvalid"]
+__all__ = ["DEFAULT_DEADLINE_S", "Ahead", "Mode", "Request", "RequestInvalid"]
 
 DEFAULT_DEADLINE_S = 20.0
 
@@ -33,6 +36,27 @@ class RequestInvalid(DevloopError):
     """The first line on standard input is not a request."""
 
     hint = "devloop.cafs.fuse.request says what the server is to be told"
+
+
+class Ahead(NamedTuple):
+    """What comes before a request."""
+
+    tiers: tuple[str, ...]
+    deadline_s: float = DEFAULT_DEADLINE_S
+
+    def encode(self) -> bytes:
+        return json.dumps(self._asdict()).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> Ahead | None:
+        """None for what is something else."""
+        try:
+            fields = json.loads(line)
+            if set(fields) == set(cls._fields):
+                return cls(tuple(map(str, fields["tiers"])), float(fields["deadline_s"]))
+        except (ValueError, TypeError):
+            pass
+        return None
 
 
 class Request(NamedTuple):

@@ -5,14 +5,17 @@ Owns the process: its limits, its mount, its end. Refuses to know what is served
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pyfuse3
 import trio
 
+from devloop.cafs.errors import DevloopError
 from devloop.cafs.images import ImageStore
 from devloop.cafs.tiers import Note, Tiers, open_tier
 from devloop.cafs.tiers.landing import Landing
@@ -29,30 +32,51 @@ if TYPE_CHECKING:
 
     from devloop.cafs.digest import Digest
     from devloop.cafs.index import Index
+    from devloop.cafs.tiers import Tier
 
     from .events import Events
     from .request import Request
     from .views import View
 
-__all__ = ["serve"]
+__all__ = ["Upstream", "serve"]
 
 _MOST_DESCRIPTORS = 512
 _MOST_REQUESTS = 1000  # under way at once; the others wait in the kernel
 _IDLE_TASKS = 8
 _STDIN = 0
+_CONNECTIONS_AHEAD = 3  # of one tier
 
 
-def serve(request: Request, events: Events) -> None:
+class Upstream:
+    """Where missing blobs come from."""
+
+    def __init__(self, addresses: tuple[str, ...], deadline_s: float, events: Events) -> None:
+        """Raises TierInvalid."""
+        self.addresses = addresses
+        # Two tiers that say nothing must not use up what a reader may wait.
+        timeout_s = deadline_s / (len(addresses) + 1)
+        self._opened = [open_tier(url, timeout_s=timeout_s) for url in addresses]
+        self.tiers = Tiers(self._opened, tell=lambda note: _tell(events, note))
+
+    def connect(self) -> None:
+        """To each of them, several times, behind the caller's back. Who does not answer now is
+        named once somebody needs him."""
+        for tier in self._opened:
+            for _ in range(_CONNECTIONS_AHEAD):
+                Thread(target=_greet, args=(tier,), daemon=True).start()
+
+
+def _greet(tier: Tier) -> None:
+    with contextlib.suppress(DevloopError, OSError):
+        tier.has([])
+
+
+def serve(request: Request, events: Events, upstream: Upstream) -> None:
     """Returns when standard input has ended or the mount is gone. Raises DevloopErrors before
     it has said "ready"."""
     with ImageStore(request.store) as store:
         index = store.index(request.image)
-    # Two tiers that say nothing must not use up what a reader may wait.
-    timeout_s = request.deadline_s / (len(request.tiers) + 1)
-    with Tiers(
-        [open_tier(url, timeout_s=timeout_s) for url in request.tiers],
-        tell=lambda note: _tell(events, note),
-    ) as tiers:
+    with upstream.tiers as tiers:
         landing = Landing(request.store)
         trio.run(_serve, request, events, index, tiers, landing)
         landing.close()

@@ -7,6 +7,7 @@ runs, and of how many containers there are (`pool`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -62,7 +63,14 @@ class Keeper:
         finally:
             theirs.close()
         self.socket.setblocking(False)
+        self.is_prepared = False
         self.pidfd = os.pidfd_open(self.process.pid)
+
+    def prepare(self, server: Mapping[str, Any]) -> None:
+        """`server`: see `job.server_order`. At most once."""
+        self.is_prepared = True
+        with contextlib.suppress(OSError):  # its end is noticed by who gives it a job
+            wire.send(self.socket, {"op": "ahead", "server": server})
 
     def close(self) -> None:
         """Of one that never had a job: it ends by itself."""

@@ -36,30 +36,32 @@ class NotServed(DevloopError):
 
 
 class FileServer:
-    def __init__(self, order: dict[str, Any], target: Path) -> None:
-        """`order`: {command, env, request}; it serves at `target`, a directory."""
+    def __init__(self, order: dict[str, Any]) -> None:
+        """`order`: {command, env, ahead}, see `cafs.fuse.request`. It is started, and loads."""
         self._order = order
-        self._target = target
-        self._pid = -1
-        self._stdin = -1
         self._connection = ""
         self._unsaid = b""
-        self.says = -1
-
-    def start(self) -> None:
-        """Returns when files can be read. Raises NotServed."""
         request, self._stdin = os.pipe()
         self.says, answer = os.pipe()
-        command = self._order["command"]
+        command = order["command"]
         actions = [(os.POSIX_SPAWN_DUP2, request, 0), (os.POSIX_SPAWN_DUP2, answer, 1)]
-        self._pid = os.posix_spawn(command[0], command, self._order["env"], file_actions=actions)
+        self._pid = os.posix_spawn(command[0], command, order["env"], file_actions=actions)
         os.close(request)
         os.close(answer)
-        message = {**self._order["request"], "mountpoint": str(self._target)}
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._stdin, json.dumps(message).encode() + b"\n")
+        self._tell_it(order["ahead"])
+
+    def is_for(self, order: dict[str, Any]) -> bool:
+        return self._order == order
+
+    def serve(self, request: dict[str, Any], target: Path) -> None:
+        """At `target`, a directory. Returns when files can be read. Raises NotServed."""
+        self._tell_it({**request, "mountpoint": str(target)})
         self._await_ready()
-        self._note_connection()
+        self._note_connection(target)
+
+    def _tell_it(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # its last words are read
+            os.write(self._stdin, json.dumps(message).encode() + b"\n")
 
     def tell(self, say: Callable[[dict[str, Any]], None]) -> bool:
         """Passes on what it says, a JSON object a line. False when it has ended."""
@@ -104,9 +106,9 @@ class FileServer:
             self._unsaid += data
         self._unsaid = self._unsaid.partition(b"ready\n")[2]
 
-    def _note_connection(self) -> None:
+    def _note_connection(self, target: Path) -> None:
         """Now, while it answers: a look at a mount whose server is stuck would hang, too."""
         if not os.listdir(_CONNECTIONS):
             with contextlib.suppress(OSError):
                 locked.mount("none", _CONNECTIONS, "fusectl", locked.MS_NOSUID | locked.MS_NODEV)
-        self._connection = f"{_CONNECTIONS}/{os.minor(os.stat(self._target).st_dev)}"
+        self._connection = f"{_CONNECTIONS}/{os.minor(os.stat(target).st_dev)}"

@@ -25,11 +25,12 @@ from .spec import DEFAULT_PATH, FolderRoot
 if TYPE_CHECKING:
     from .spec import ContainerSpec, Root
 
-__all__ = ["Box", "base_env", "keeper_job"]
+__all__ = ["Box", "base_env", "keeper_job", "server_order"]
 
 _PROGRAM = Path(__file__).parents[1] / "zygote"
 _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
 _INSIDE = "/run/devloop/"
+DEADLINE_S = 30.0  # so long may a read of a missing file take
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +145,17 @@ def _root(root: Root) -> dict[str, Any]:
             "store": str(root.store),
             "index": root.index,
             "tiers": list(root.tiers),
-            "deadline_s": root.deadline_s,
+            "deadline_s": DEADLINE_S,
             "profile": root.profile,
         }
-        command = [sys.executable, "-m", "devloop.cafs.fuse"]
-        found["server"] = {"command": command, "env": _server_env(), "request": request}
+        found["server"] = {"order": server_order(root.tiers), "request": request}
     return found
 
 
-def _server_env() -> dict[str, str]:
-    """It connects to where tiers are: with the agent's own variables."""
-    return dict(os.environ)
+def server_order(tiers: tuple[str, ...]) -> dict[str, Any]:
+    """What a file server can be told before it is known which image it serves."""
+    return {
+        "command": [sys.executable, "-m", "devloop.cafs.fuse"],
+        "env": dict(os.environ),  # it connects to where tiers are: with the agent's own variables
+        "ahead": {"tiers": list(tiers), "deadline_s": DEADLINE_S},
+    }

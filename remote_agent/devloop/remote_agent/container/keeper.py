@@ -8,6 +8,7 @@ it reads.
 
 The agent starts it ahead of time: it loads what it needs and waits for its one job.
 
+    ahead     {command, env, ahead}     a file server will be needed; it may load. At most once
     job       {folder, upper, root, records, config, runtime, kind, program, cgroup, limits,
                groups, capabilities, seccomp, namespaces, inside: [folder], files: [name]}
                + fds [control of the spawner inside, questions, log]; made by `job`
@@ -60,11 +61,18 @@ class NotStarted(DevloopError):
 
 
 class Keeper:
-    def __init__(self, agent: socket.socket, job: dict[str, Any], fds: list[int]) -> None:
+    def __init__(
+        self,
+        agent: socket.socket,
+        job: dict[str, Any],
+        fds: list[int],
+        ahead: FileServer | None,
+    ) -> None:
         self._agent = agent
         self._job = job
         self._fds = fds
         self._stage = Path(job["folder"]) / "stage"
+        self._ahead = ahead
         self._server: FileServer | None = None
         self._recorder: OpenRecorder | None = None
         self._pause_fd = self._spawner_fd = -1
@@ -76,7 +84,8 @@ class Keeper:
         kernel.become_subreaper()
         self._lock_layer()
         joins = cgroups.open_groups(job["cgroup"], job["groups"])
-        enter_private_namespace()
+        if self._ahead is None:
+            enter_private_namespace()
         self._prepare_stage()
         self._mount_root()
         if job["records"]:
@@ -121,13 +130,15 @@ class Keeper:
                 elif self._recorder is None and recorder >= 0:
                     poll.unregister(recorder)
                     recorder = -1
+                    break  # what else is ready may be the recorder, which is closed
 
     def end(self, why: str = "") -> None:
         """Returns when nothing of the container is left, or what is left cannot be ended."""
         if self._pause_fd >= 0:
             self._kill_and_wait()
-        if self._server is not None:
-            self._server.close()
+        for server in (self._server, self._ahead):
+            if server is not None:
+                server.close()
         with contextlib.suppress(OSError):
             self._say({"event": "ended", "why": why})
 
@@ -219,10 +230,18 @@ class Keeper:
         served = None
         if root.get("server"):
             served = self._stage / "files"
-            self._server = FileServer(root["server"], served)
-            self._server.start()
+            self._server = self._server_for(root["server"]["order"])
+            self._server.serve(root["server"]["request"], served)
         volatile = self._job["upper"] is None
         roots.mount(root, served, upper, work, self._stage / "root", volatile=volatile)
+
+    def _server_for(self, order: dict[str, Any]) -> FileServer:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.is_for(order):
+            return ahead
+        if ahead is not None:
+            ahead.close()
+        return FileServer(order)
 
     def _run_runtime(self) -> int:
         """The pid of the container's first process."""
@@ -304,10 +323,14 @@ def _said(log: int) -> str:
 def main(control_fd: int) -> NoReturn:
     agent = socket.socket(fileno=control_fd)
     agent.set_inheritable(False)
-    received = wire.receive(agent)
+    received, ahead = wire.receive(agent), None
+    if received is not None and received.message.get("op") == "ahead":
+        enter_private_namespace()
+        ahead = FileServer(received.message["server"])
+        received = wire.receive(agent)
     if received is None:
         os._exit(0)
-    keeper = Keeper(agent, *received)
+    keeper = Keeper(agent, *received, ahead)
     why = ""
     try:
         keeper.start()

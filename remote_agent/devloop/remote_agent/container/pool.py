@@ -25,7 +25,7 @@ from devloop.cafs.errors import DevloopError
 
 from . import cgroups
 from .container import Container, ContainerFailed, Keeper
-from .job import Box, keeper_job
+from .job import Box, keeper_job, server_order
 from .place import ContainerPlace
 from .runtime import KINDS, find_runtime
 
@@ -69,10 +69,15 @@ class Containers:
         _remove(list(self._live.glob("*")))
         cgroups.remove_groups(f"devloop-{self._tag}-")
 
-    def warm(self) -> None:
-        """Has a keeper wait for the next container; without it, the first takes longer."""
+    def warm(self, tiers: tuple[str, ...] = ()) -> None:
+        """Has a keeper wait for the next container; without it, the first takes longer.
+
+        `tiers`: it will need a file server that has files from there.
+        """
         if self._ahead is None:
             self._ahead = Keeper()
+        if tiers and not self._ahead.is_prepared:
+            self._ahead.prepare(server_order(tiers))
 
     async def ensure(self, spec: ContainerSpec) -> ContainerPlace:
         """The container of `spec`, started if need be.

@@ -104,7 +104,6 @@ class ImageRoot:
     lazy: bool = False
     tiers: tuple[str, ...] = ()
     profile: str = field(default="", compare=False)
-    deadline_s: float = 30.0
 
 
 Root: TypeAlias = FolderRoot | ImageRoot
