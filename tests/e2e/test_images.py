@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -132,6 +133,24 @@ class TestExec:
         assert box.exec(project, "python3", "main.py").text == "lime\n"
         (project / "devloop.toml").write_text('image = "host"\n')
         assert box.exec(project, "python3", "main.py").text == "None\n"
+
+
+class TestLayouts:
+    def test_a_layout_that_was_built_anew_is_what_runs_next(self, box: Box) -> None:
+        project = box.project()
+        base = debian_base()
+        shutil.copytree(base.layout, project / "layout")
+        (project / ".devloopignore").write_text("layout/\n")
+        (project / "devloop.toml").write_text(f'image = "oci:{project}/layout:latest"\n')
+        shown = ("sh", "-c", "echo $FLAVOUR")
+        assert box.exec(project, *shown).text == "\n"
+        subprocess.run(
+            ["umoci", "config", "--image", f"{project}/layout:latest", "--config.env=FLAVOUR=fig"],
+            check=True,
+        )
+        assert box.exec(project, *shown).text == "fig\n"
+        shutil.rmtree(project / "layout")
+        assert box.exec(project, *shown).text == "fig\n"
 
 
 class TestBadInput:

@@ -158,7 +158,7 @@ class Images:
 
     def _find(self, wish: Wish) -> Image | None:
         image = self.store.find(_name_of(wish))
-        if image is None or not self._is_usable(image, wish):
+        if image is None or not self._is_usable(image, wish) or _has_changed(image, wish):
             return None
         self.store.ensure_metadata(image.index_digest)
         return image
@@ -361,6 +361,17 @@ def _name_of(wish: Wish) -> str:
     if colon and kind in _PATH_KINDS and wish.workspace is not None and not path.startswith("/"):
         return normalised(f"{kind}:{wish.workspace / path}")
     return normalised(wish.reference)
+
+
+def _has_changed(image: Image, wish: Wish) -> bool:
+    """A folder or archive is asked each time, since that is cheap; a registry only by a pull."""
+    if image.reference.partition(":")[0] not in _PATH_KINDS:
+        return False
+    try:
+        with contextlib.closing(_open_source(wish)) as source:
+            return source.manifest_digest != image.manifest
+    except DevloopError:
+        return False  # gone meanwhile, or being written: what was brought in is still good
 
 
 def _open_source(wish: Wish) -> ImageSource:
