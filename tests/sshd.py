@@ -118,7 +118,7 @@ class Sshd:
         deadline = time.monotonic() + START_TIMEOUT_S
         while self.log.count("Server listening") == before:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SshdDoesNotStart(self.log[-300:])
+                raise SshdDoesNotStart(f"exit status {self.process.poll()}: {self.log[-300:]}")
             time.sleep(0.01)
 
     def stop(self) -> None:
@@ -252,15 +252,19 @@ def _give_to(user: str, *folders: Path) -> None:
 
 def _wait_until_it_listens(box: Sshd) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not _accepts(box.port):
+    while not _greets(box.port):
         if box.process.poll() is not None or time.monotonic() > deadline:
             raise SshdDoesNotStart(f"sshd does not start: {box.log.strip()[-300:]}")
         time.sleep(0.01)
 
 
-def _accepts(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+def _greets(port: int) -> bool:
+    """It listens before it handles signals: one that arrives between would end it."""
+    with contextlib.suppress(OSError), socket.socket() as client:
+        client.settimeout(START_TIMEOUT_S)
+        client.connect(("127.0.0.1", port))
+        return client.recv(4) == b"SSH-"
+    return False
 
 
 def _descendants(pid: int) -> list[int]:
