@@ -88,7 +88,7 @@ class RegistryOptions(NamedTuple):
     insecure: Sequence[str] = ()
     mirrors: Mapping[str, Sequence[str]] = {}
     certs_dirs: Sequence[str | Path] = CERTS_DIRS
-    patience_s: float = 120.0
+    patience_s: float = 30.0
 
 
 DEFAULTS = RegistryOptions()
