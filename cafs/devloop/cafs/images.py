@@ -11,6 +11,7 @@ whose blobs are stored and durable (`add`), or one whose blobs are yet to come (
     IMAGES/manifests/NAME        the index made from a manifest; NAME is "sha256-…"
     IMAGES/metadata/DIGEST.erofs what the kernel mounts, made from an index whenever it is missing
     IMAGES/metadata/DIGEST.json  the image's OCI configuration, for starts that read no index
+    IMAGES/layers/NAME           what a layer holds, see `oci.layer_record`; NAME is "sha256-…"
     IMAGES/profiles/…            what programs touched at their start, see `profile`
 
 Every file appears by a rename of a temporary one beside it, and is synced before: a name that is
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collected", "Image", "ImageMissing", "ImageStore"]
 
-_FOLDERS = ("indexes", "complete", "refs", "manifests", "metadata", "profiles")
+_FOLDERS = ("indexes", "complete", "refs", "manifests", "metadata", "layers", "profiles")
 _TEMP_PREFIX = ".tmp-"
 _GRACE_S = 3600.0
 
@@ -215,19 +216,39 @@ class ImageStore:
     def _mark(self, digest: Digest) -> Path:
         return self.root / "complete" / digest.hex()
 
+    # ------------------------------------------------------------------ layers
+
+    def layer(self, diff_id: str) -> bytes | None:
+        """The record of a layer whose blobs were all stored, if it was kept."""
+        with contextlib.suppress(OSError):
+            return self._layer_path(diff_id).read_bytes()
+        return None
+
+    def put_layer(self, diff_id: str, record: bytes) -> None:
+        """Of a layer whose blobs are all stored and durable."""
+        self._write(self._layer_path(diff_id), record)
+
+    def _layer_path(self, diff_id: str) -> Path:
+        return self.root / "layers" / diff_id.replace(":", "-")
+
     # ------------------------------------------------------------------ upkeep
 
     def collect(self, used: Iterable[Digest] = (), *, grace_s: float = _GRACE_S) -> Collected:
         """Drops what no reference and no index in `used` names. No image may be on its way in.
 
-        `grace_s` protects what was stored lately.
+        The layers of images that stay are kept whole: what an upper one hides is what the next
+        image on the same base needs. `grace_s` protects what was stored lately.
         """
         live = {image.index_digest for image in self.list()} | set(used)
         needed: set[Digest] = set()
+        layers: set[str] = set()
         for digest in live:
             with contextlib.suppress(IndexInvalid, ImageMissing):
-                needed.update(self.index(digest).blobs())
+                index = self.index(digest)
+                needed.update(index.blobs())
+                layers.update(index.layers)
         self._drop_indexes(live)
+        needed.update(self._drop_layers(layers))
         return self._drop_blobs(needed, time.time_ns() - int(grace_s * 1e9))
 
     def _drop_indexes(self, live: set[Digest]) -> None:
@@ -244,6 +265,22 @@ class ImageStore:
         for path in (self.root / "profiles").iterdir():
             if not _names_one_of(live, path.name.partition("-")[0]):
                 path.unlink(missing_ok=True)
+
+    def _drop_layers(self, live: set[str]) -> set[Digest]:
+        """All but `live` ones, and damaged records. Returns the blobs of those that stay."""
+        from .oci.layer_record import LayerRecordInvalid, blobs_of, decode_layer
+
+        kept = {self._layer_path(diff_id).name for diff_id in live}
+        needed: set[Digest] = set()
+        for path in (self.root / "layers").iterdir():
+            try:
+                if path.name not in kept:
+                    path.unlink()
+                else:
+                    needed.update(blobs_of(decode_layer(path.read_bytes())))
+            except LayerRecordInvalid:
+                path.unlink()
+        return needed
 
     def _drop_blobs(self, needed: set[Digest], newest_ns: int) -> Collected:
         removed = removed_bytes = 0

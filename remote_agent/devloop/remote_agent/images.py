@@ -213,7 +213,7 @@ class Images:
                 )
             )
 
-        return ingest(source, self.store.blobs, progress=tell)
+        return ingest(source, self.store.blobs, self.store, progress=tell)
 
     # -- tiers
 

@@ -16,6 +16,7 @@ from tests.images.layout import Image, layer, write_layout
 from tests.images.meddler import Ask, Meddler, Spoiled, meddle
 from tests.images.registry import Authority, Login, missing_program, start_registry
 
+from devloop.cafs.images import ImageStore
 from devloop.cafs.oci.credentials import Credentials
 from devloop.cafs.oci.ingest import ingest
 from devloop.cafs.oci.source import RegistryOptions, open_image
@@ -337,6 +338,25 @@ class TestMirrors:
         meddler.rules.append(lambda ask: Spoiled(flip_at=200) if ask.is_blob else None)
         with pytest.raises(ImageCorrupt, match=r"config of .* hashes to"):
             open_image(shared.name("team/train:1"), options=self.options(shared, meddler.host))
+
+
+class TestSharedLayers:
+    def test_of_a_second_image_on_the_same_base_only_what_differs_is_fetched_and_stored(
+        self, registry: Registry, tmp_path: Path
+    ) -> None:
+        other = layer({"data/other": hashlib.shake_256(b"other").digest(400_000)})
+        push(registry, tmp_path / "one")
+        write_layout(tmp_path / "two", [Image([*LAYERS, other])])
+        registry.push(f"oci:{tmp_path / 'two'}:latest", "team/train:2", "--preserve-digests")
+        with meddle(registry) as meddler, ImageStore(tmp_path / "images") as store:
+            with opened(meddler.name("team/train:1")) as source:
+                ingest(source, store.blobs, store)
+            sent_bytes, stored_bytes = meddler.sent_bytes, store.disk_bytes()
+            with opened(meddler.name("team/train:2")) as source:
+                ingest(source, store.blobs, store)
+                size_bytes = source.layers[2].descriptor.size_bytes
+            assert size_bytes < meddler.sent_bytes - sent_bytes < size_bytes * 1.02
+            assert store.disk_bytes() - stored_bytes == 400_000
 
 
 class TestTls:

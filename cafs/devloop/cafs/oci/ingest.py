@@ -1,5 +1,7 @@
 """Layers in, blobs and an index out: every layer is read once, and nothing is extracted.
 
+A layer that the store knows (`layer_record`) is not read at all.
+
 Owns the order of things and the threads. Refuses to know where layers come from (`source`) and what
 becomes of the index. A layer passes through one pipeline: read and verified (`source`), inflated,
 its DiffID hashed, cut into members (`tar`), contents hashed and written (`content`). Its names come
@@ -12,7 +14,7 @@ import contextlib
 import hashlib
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from devloop.cafs.index import Index
 
@@ -21,6 +23,7 @@ from .entries import entry_of, is_whiteout, path_of
 from .errors import LayerInvalid
 from .flatten import Entry, Tree
 from .inflate import inflated
+from .layer_record import LayerRecordInvalid, blobs_of, decode_layer, encode_layer
 from .limits import Limits
 from .names import NameInvalid
 from .progress import Progress, Tally
@@ -40,28 +43,39 @@ if TYPE_CHECKING:
     from .source import ImageSource, Layer
     from .tar import Member
 
-__all__ = ["LAYERS_AT_ONCE", "Progress", "ingest"]
+__all__ = ["LAYERS_AT_ONCE", "LayerRecords", "Progress", "ingest"]
 
 LAYERS_AT_ONCE = 3  # as Docker has it: registries limit how many they serve to one client
+
+
+class LayerRecords(Protocol):
+    """Where records of layers are kept, by DiffID. For any thread."""
+
+    def layer(self, diff_id: str) -> bytes | None: ...
+    def put_layer(self, diff_id: str, record: bytes) -> None: ...
 
 
 def ingest(
     source: ImageSource,
     blobs: WholeFiles,
+    records: LayerRecords | None = None,
     *,
     progress: Callable[[Progress], None] = lambda _: None,
     workers: int = LAYERS_AT_ONCE,
 ) -> Index:
     """Stores every file of every layer, durably, and returns the index that names them.
 
-    `workers` layers are read at a time; `progress` is called from any of their threads.
+    A layer whose record is in `records`, and whose blobs are all there, is not asked for; those
+    that are read are added. `workers` layers are read at a time; `progress` is called from any of
+    their threads.
     Raises LayerCorrupt, LayerInvalid, ImageRefused, StoreFull, SyncFailed, and what the source's
     layers raise. What was stored until then stays, for the next try, or for garbage collection.
     """
-    layers = _Layers(source, blobs, progress)
+    layers = _Layers(source, blobs, records, progress)
     entries = layers.read(workers)
     index = _flattened(source, entries)
     blobs.sync()
+    layers.record(entries)
     return index
 
 
@@ -89,10 +103,16 @@ class _Layers:
     """All layers of an image, several at a time; the first one that fails stops the others."""
 
     def __init__(
-        self, source: ImageSource, blobs: WholeFiles, progress: Callable[[Progress], None]
+        self,
+        source: ImageSource,
+        blobs: WholeFiles,
+        records: LayerRecords | None,
+        progress: Callable[[Progress], None],
     ) -> None:
         self._layers = source.layers
         self._blobs = blobs
+        self._records = records
+        self._known: set[int] = set()
         self._limits = Limits()
         self._tally = Tally([layer.descriptor for layer in source.layers], progress)
         self._stopped = Event()
@@ -111,8 +131,30 @@ class _Layers:
             contents.finish()
         return [read.result() for read in reads]
 
+    def record(self, entries: list[list[Entry]]) -> None:
+        """Once all blobs are durable, of the layers that were read."""
+        if self._records is None:
+            return
+        for number, layer in enumerate(self._layers):
+            if number not in self._known:
+                self._records.put_layer(layer.diff_id, encode_layer(entries[number]))
+
+    def _recorded(self, diff_id: str) -> list[Entry] | None:
+        record = self._records.layer(diff_id) if self._records is not None else None
+        if record is None:
+            return None
+        try:
+            entries = decode_layer(record)
+        except LayerRecordInvalid:
+            return None
+        return entries if all(map(self._blobs.has, blobs_of(entries))) else None
+
     def _read_one(self, number: int, contents: Contents) -> list[Entry]:
         layer = self._layers[number]
+        if (entries := self._recorded(layer.diff_id)) is not None:
+            self._known.add(number)
+            self._tally.state(number, "done")
+            return entries
         self._tally.state(number, "reading")
         with contextlib.closing(layer.open()) as raw:
             counted = _Counted(raw, number, self._tally)
