@@ -181,8 +181,8 @@ class Images:
             try:
                 source = _open_source(wish)
             except DevloopError:
-                # Nobody answers for it: what it was, as far as a tier or this box knows.
-                if (image := told.result() or self.store.find(name)) is None:
+                # It is not to be had there: what it was, as far as a tier knows.
+                if (image := told.result()) is None:
                     raise
                 return self._ready(image, pull)
             with contextlib.closing(source):

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.images.layout import Image, layer, write_layout
+from tests.images.registry import missing_program, skopeo
 
 from devloop.cafs.oci.source import open_image
+from devloop.cafs.oci.source_errors import PlatformMissing, SourceError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,3 +48,42 @@ def test_a_layout_gives_its_layers_as_they_are_kept(
         assert len(data) == one.descriptor.size_bytes
         assert one.descriptor.media_type.endswith("tar" if compress == "plain" else compress)
     source.close()
+
+
+@pytest.mark.parametrize("kind", ["docker-archive", "oci-archive", "oci"])
+def test_what_skopeo_writes_is_read(layout: Path, kind: str) -> None:
+    if missing := missing_program():
+        pytest.skip(f"needs {missing}")
+    write_layout(layout, [Image([BASE, TOP], config={"Env": ["A=1"]})])
+    copy = layout.with_name("copy")
+    name = "team/train:1" if kind == "docker-archive" else "1"
+    skopeo("copy", f"oci:{layout}:latest", f"{kind}:{copy}:{name}")
+    for reference in (f"{kind}:{copy}", f"{kind}:{copy}:{name}"):
+        source = open_image(reference, platform=AMD64)
+        assert [one.diff_id for one in source.layers] == [digest_of(BASE), digest_of(TOP)]
+        assert json.loads(source.config)["config"]["Env"] == ["A=1"]
+        for one in source.layers:
+            with one.open() as stream:
+                assert digest_of(stream.read()) == one.descriptor.digest
+        source.close()
+
+
+@pytest.mark.parametrize("kind", ["docker-archive", "oci-archive", "oci"])
+def test_what_is_not_there_and_what_is_no_image_is_refused(layout: Path, kind: str) -> None:
+    with pytest.raises(SourceError, match=str(layout)):
+        open_image(f"{kind}:{layout}", platform=AMD64)
+    layout.write_text("no image")
+    with pytest.raises(SourceError, match=str(layout)):
+        open_image(f"{kind}:{layout}", platform=AMD64)
+
+
+def test_an_unknown_tag_of_a_layout_is_refused(layout: Path) -> None:
+    write_layout(layout, [Image([BASE], tag="1")])
+    with pytest.raises(SourceError, match="2"):
+        open_image(f"oci:{layout}:2", platform=AMD64)
+
+
+def test_an_image_for_other_machines_only_is_refused_by_name(layout: Path) -> None:
+    write_layout(layout, [Image([BASE], platform="linux/s390x")])
+    with pytest.raises(PlatformMissing, match="s390x"):
+        open_image(f"oci:{layout}", platform=AMD64)
