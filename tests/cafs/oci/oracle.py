@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from devloop.cafs.index import Index
 
-__all__ = ["Seen", "Unpacked", "differences", "needs_umoci", "seen_in_index", "unpack"]
+__all__ = [
+    "Seen",
+    "Unpacked",
+    "differences",
+    "needs_umoci",
+    "seen_in_index",
+    "unpack",
+    "unpack_image",
+]
 
 # Whoever made the file system that the tests run on may label every file.
 _OF_THE_HOST = ("security.selinux",)
@@ -53,11 +61,16 @@ def needs_umoci() -> None:
 
 def unpack(folder: Path, layers: Sequence[bytes]) -> Unpacked:
     """Of tars, bottom to top."""
-    needs_umoci()
     folder.mkdir()
     write_layout(folder / "layout", [Image(layers)])
-    began_ns = (folder / "layout").stat().st_mtime_ns
-    command = ["umoci", "unpack", "--image", str(folder / "layout"), str(folder / "bundle")]
+    return unpack_image(folder, str(folder / "layout"))
+
+
+def unpack_image(folder: Path, image: str) -> Unpacked:
+    """`image`: LAYOUT[:TAG]. Into `folder`, which is there."""
+    needs_umoci()
+    began_ns = folder.stat().st_mtime_ns
+    command = ["umoci", "unpack", "--image", image, str(folder / "bundle")]
     done = subprocess.run(command, capture_output=True, check=False, umask=0o022)
     if done.returncode:
         return Unpacked({}, done.stderr.decode(errors="replace"), began_ns)
