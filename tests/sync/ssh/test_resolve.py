@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from devloop.cafs import ssh_ciphers
 from devloop.sync.ssh import resolve as resolving
 from devloop.sync.ssh.connect import choose_client
 from devloop.sync.ssh.errors import ClientMissing, ConfigInvalid, TargetInvalid
@@ -109,9 +110,9 @@ async def test_without_openssh_the_configuration_says_the_same(
 
 
 def _compared(resolved: Resolved) -> Resolved:
-    """Without the key files that ssh names when the configuration names none."""
+    """Without the ciphers, and the key files that ssh names when the configuration names none."""
     named = [path for path in resolved.identity_files if path.parent.name != ".ssh"]
-    return resolved._replace(identity_files=tuple(named))
+    return resolved._replace(ciphers="", identity_files=tuple(named))
 
 
 def test_a_file_that_includes_itself_is_refused(tmp_path: Path) -> None:
@@ -158,3 +159,16 @@ def test_which_client_carries_the_connection() -> None:
         choose_client("auto", hardware, False)
     with pytest.raises(ConfigInvalid, match="pkcs11provider"):
         choose_client("paramiko", hardware, True)
+
+
+def test_fast_ciphers_come_first_unless_the_configuration_has_an_order_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow, gcm = "chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+    monkeypatch.setattr(ssh_ciphers, "has_aes", lambda: True)
+    assert ssh_ciphers.fast_first(f"{slow},aes128-ctr,{gcm}") == f"{gcm},{slow},aes128-ctr"
+    assert ssh_ciphers.fast_first(f"aes256-ctr,{gcm}") is None
+    assert ssh_ciphers.fast_first(f"{slow},aes128-ctr") is None
+    assert ssh_ciphers.fast_first("") is None
+    monkeypatch.setattr(ssh_ciphers, "has_aes", lambda: False)
+    assert ssh_ciphers.fast_first(f"{slow},{gcm}") is None

@@ -8,12 +8,15 @@ goes along, so nothing has to be installed there. Nobody is asked for a password
 from __future__ import annotations
 
 import contextlib
+import subprocess
+from functools import cached_property
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from devloop.cafs.digest import digest_of_file
 from devloop.cafs.errors import BlobMismatch, BlobMissing
+from devloop.cafs.ssh_ciphers import fast_first
 
 from .ssh_connection import Connection, Lost
 from .tier import (
@@ -243,19 +246,29 @@ class SshTier:
 
     def _connect(self) -> Connection:
         try:
-            return Connection(self._argv(), self._folder, self._timeout_s)
+            return Connection(self._argv, self._folder, self._timeout_s)
         except (Lost, OSError) as error:
             raise TierUnreachable(self._name, str(error)) from None
 
+    @cached_property
     def _argv(self) -> list[str]:
-        argv = ["ssh", "-T", "-x"]
-        for option in (*_OPTIONS, f"ConnectTimeout={max(1, round(self._timeout_s))}"):
-            argv += ["-o", option]
+        """Raises OSError where there is no `ssh`."""
+        host = ["--", self._host]
         if self._port is not None:
-            argv += ["-p", str(self._port)]
+            host = ["-p", str(self._port), *host]
         if self._user:
-            argv += ["-l", self._user]
-        return [*argv, "--", self._host]
+            host = ["-l", self._user, *host]
+        options = [*_OPTIONS, f"ConnectTimeout={max(1, round(self._timeout_s))}"]
+        if ciphers := fast_first(_ciphers(host)):
+            options.append(f"Ciphers={ciphers}")
+        return ["ssh", "-T", "-x", *(word for option in options for word in ("-o", option)), *host]
+
+
+def _ciphers(host: list[str]) -> str:
+    """What the configuration allows; empty when it cannot be used, which `ssh` itself will say."""
+    done = subprocess.run(["ssh", "-T", "-G", *host], capture_output=True, text=True, check=False)
+    found = (line.partition(" ")[2] for line in done.stdout.splitlines() if line[:8] == "ciphers ")
+    return next(found, "")
 
 
 def _get(digest: Digest, offset: int, count: int) -> dict[str, Any]:

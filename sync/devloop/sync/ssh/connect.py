@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from devloop.cafs import dirs
 from devloop.cafs.digest import digest_of
+from devloop.cafs.ssh_ciphers import fast_first
 
 from .errors import AuthenticationFailed, ClientMissing, ConfigInvalid
 from .host import parse_host
@@ -129,8 +130,13 @@ def choose_client(
 
 
 def _overrides(resolved: Resolved) -> tuple[str, ...]:
-    """A changed host key is refused, also where the configuration lets anybody pass."""
-    return ("StrictHostKeyChecking=accept-new",) if resolved.accepts_changed_keys else ()
+    """A changed host key is refused, also where the configuration lets anybody pass; and of the
+    ciphers that it allows the fast ones come first."""
+    ciphers = fast_first(resolved.ciphers)
+    return (
+        *(("StrictHostKeyChecking=accept-new",) if resolved.accepts_changed_keys else ()),
+        *((f"Ciphers={ciphers}",) if ciphers else ()),
+    )
 
 
 def _shared(spec: HostSpec, resolved: Resolved, options: SshOptions) -> Shared | None:

@@ -64,6 +64,7 @@ class Resolved(NamedTuple):
     control_path: Path | None = None
     control_master: bool = False
     address_family: Literal["any", "inet", "inet6"] = "any"
+    ciphers: str = ""  # in their order, with commas; empty where only `ssh` knows
     needs_openssh: tuple[str, ...] = ()
 
     @property
@@ -156,6 +157,7 @@ def resolved_from(spec: HostSpec, options: Mapping[str, Sequence[str]]) -> Resol
         control_path=_control_path(value("controlpath")),
         control_master=value("controlmaster", "no").lower() not in ("no", "false"),
         address_family=_family(value("addressfamily", "any")),
+        ciphers=value("ciphers"),
         needs_openssh=tuple(_needs(options)),
     )
 
