@@ -26,7 +26,6 @@ from .gpu_choice import Busy
 from .gpu_desk import GpuDesk
 from .image_profiles import ImageProfiles
 from .images import Images
-from .logs import LogStream
 from .metrics import Metrics
 from .run_stop import stop_run
 from .runs import Runs
@@ -132,6 +131,7 @@ class Agent:
         self.chunks = ChunkIndex(self.store)
         self.containers = Containers(state_dir / "containers")
         self.containers.on_served = self._tell_runs
+        self.containers.on_ending = self._on_container_ending
         self.profiles = ImageProfiles(self.containers)
         self.spawner = Spawner(state_dir / "zygotes", containers=self.containers)
         self.metrics = Metrics(state_dir)
@@ -230,11 +230,18 @@ class Agent:
     def _tell_runs(self, container: ContainerSpec, event: str) -> None:
         """What the file server of an image says is said to the runs that read from it."""
         self.profiles.heard(container, event)
-        if (line := line_of(event)) is None:
-            return
-        for run in self.live_runs():
-            if run.spec.container == container:
-                run.log.append(LogStream.DEVLOOP, f"{line}\n".encode(), time.time_ns())
+        if (line := line_of(event)) is not None:
+            for run in self._runs_in(container):
+                run.say(line)
+
+    def _on_container_ending(self, container: ContainerSpec, why: str) -> None:
+        for run in self._runs_in(container):
+            if not run.stop_reason:
+                run.stop_reason = f"its container has ended: {why}"
+                run.say(run.stop_reason)
+
+    def _runs_in(self, container: ContainerSpec) -> list[Run]:
+        return [run for run in self.live_runs() if run.spec.container == container]
 
     def live_runs(self) -> list[Run]:
         return [run for project in self.projects() for run in project.runs.live()]

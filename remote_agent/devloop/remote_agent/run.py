@@ -16,6 +16,7 @@ from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from .logs import LogStream
 from .terminal import set_terminal_size
 
 if TYPE_CHECKING:
@@ -137,6 +138,10 @@ class Run:
     @property
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
+
+    def say(self, line: str) -> None:
+        """Something of ours between its output; `line` has no end."""
+        self.log.append(LogStream.DEVLOOP, f"{line}\n".encode(), time.time_ns())
 
     async def changed(self) -> None:
         await self._changed.wait()

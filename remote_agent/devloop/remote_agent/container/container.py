@@ -87,7 +87,8 @@ class Keeper:
 
 class Container:
     """Every method belongs to the thread of its event loop. `on_end` is called once, when the
-    keeper has ended, `on_served` with each line that the file server of its image says."""
+    keeper has ended; `on_ending` before, with the reason, unless somebody wished it; `on_served`
+    with each line that the file server of its image says."""
 
     def __init__(self, keeper: Keeper) -> None:
         loop = asyncio.get_running_loop()
@@ -95,10 +96,12 @@ class Container:
         self._started: asyncio.Future[None] = loop.create_future()
         self.ended = asyncio.Event()
         self.why = ""
+        self._is_ending = False
         self.pause_pid = 0
         self.identity: dict[str, Any] = {}
         self.last_used_s = time.monotonic()
         self.on_end: Callable[[], None] = lambda: None
+        self.on_ending: Callable[[str], None] = lambda why: None
         self.on_served: Callable[[str], None] = lambda line: None
         self._spawner_socket, self._spawners_end = wire.socket_pair()
         self._questions, self._questions_end = wire.socket_pair()
@@ -116,7 +119,7 @@ class Container:
 
     @property
     def is_alive(self) -> bool:
-        return not self.ended.is_set() and self.spawner.is_alive
+        return not self._is_ending and not self.ended.is_set() and self.spawner.is_alive
 
     async def start(self, job: Mapping[str, Any], user: str) -> None:
         """Returns when runs can be started in it. Raises ContainerFailed; it has ended then."""
@@ -205,11 +208,13 @@ class Container:
 
     def give_up(self) -> None:
         """The last rung of a run's stop: what does not end by itself, ends with its container."""
+        self._end_for("a run in it did not stop in any other way")
         self.abort()
         asyncio.get_running_loop().call_later(_AFTER_ABORT_S, self._order, "end")
 
     async def end(self) -> None:
         """Returns when its keeper has ended, and with it the kernel's part of it all."""
+        self._is_ending = True
         self._order("end")
         await self.ended.wait()
 
@@ -258,8 +263,15 @@ class Container:
                     paths = file.read().split(b"\0")[:-1]
                 if self._opened is not None and not self._opened.done():
                     self._opened.set_result(paths)
-            case "ended":
-                self.why = self.why or message["why"]
+            case "ending":
+                self._end_for(message["why"])
+
+    def _end_for(self, why: str) -> None:
+        """No run is started in it any more."""
+        if not self._is_ending:
+            self._is_ending = True
+            self.why = why
+            self.on_ending(why)
 
     def _on_answer(self) -> None:
         while (received := _received(self._questions)) is not None:

@@ -16,7 +16,7 @@ The agent starts it ahead of time: it loads what it needs and waits for its one 
     → failed  {message, hint}
     → served  {line}                    what the file server says of itself, JSON
     → opened  {} + fds [file]           what was opened so far: paths, each with a NUL after it
-    → ended   {why}
+    → ending  {why}                     of itself, and not by order; its end follows
     abort     {}                        readers of files that nobody serves get an error
     recorded  {}                        ends the recording; answered by `opened`
     end       {}
@@ -132,15 +132,13 @@ class Keeper:
                     recorder = -1
                     break  # what else is ready may be the recorder, which is closed
 
-    def end(self, why: str = "") -> None:
+    def end(self) -> None:
         """Returns when nothing of the container is left, or what is left cannot be ended."""
         if self._pause_fd >= 0:
             self._kill_and_wait()
         for server in (self._server, self._ahead):
             if server is not None:
                 server.close()
-        with contextlib.suppress(OSError):
-            self._say({"event": "ended", "why": why})
 
     def _kill_and_wait(self) -> None:
         """The namespace's first process ends when all others in it are reaped: the spawner is this
@@ -331,14 +329,14 @@ def main(control_fd: int) -> NoReturn:
     if received is None:
         os._exit(0)
     keeper = Keeper(agent, *received, ahead)
-    why = ""
     try:
         keeper.start()
-        why = keeper.watch()
+        if why := keeper.watch():
+            wire.send(agent, {"event": "ending", "why": why})
     except (OSError, DevloopError) as error:
         hint = getattr(error, "hint", NotStarted.hint)
         with contextlib.suppress(OSError):
             wire.send(agent, {"event": "failed", "message": str(error), "hint": hint})
     finally:
-        keeper.end(why)
+        keeper.end()
     os._exit(0)

@@ -48,7 +48,8 @@ _REMOVAL_TIMEOUT_S = 600.0
 class Containers:
     """One an agent; every method belongs to the thread of its event loop.
 
-    `on_served`: told each line (JSON) that the file server of a container's image says.
+    `on_served`: told each line (JSON) that the file server of a container's image says;
+    `on_ending`: why a container ends that nobody has told to.
     """
 
     def __init__(self, folder: Path, *, kinds: tuple[Kind, ...] = KINDS) -> None:
@@ -62,6 +63,7 @@ class Containers:
         self._starting: dict[ContainerSpec, asyncio.Task[ContainerPlace]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self.on_ending: Callable[[ContainerSpec, str], None] = lambda spec, why: None
         self.on_served: Callable[[ContainerSpec, str], None] = lambda spec, line: None
 
     def clear(self) -> None:
@@ -132,6 +134,8 @@ class Containers:
     async def _start(self, spec: ContainerSpec) -> ContainerPlace:
         box = self._look_once()
         _check_name(spec.name)
+        if (last := self._places.get(spec)) is not None:
+            await last.end()  # it is on its way out, and may hold its layer until then
         await self._make_room(spec)
         folder = self._live / f"{self._tag}-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700, parents=True)
@@ -141,6 +145,7 @@ class Containers:
         container = Container(keeper)
         place = ContainerPlace(container, spec, box)
         container.on_end = partial(self._on_end, spec, place, folder)
+        container.on_ending = lambda why: self.on_ending(spec, why)
         container.on_served = lambda line: self.on_served(spec, line)
         try:
             job = keeper_job(spec, box, folder, self._folder / "named")
