@@ -185,9 +185,13 @@ def test_at_the_end_of_its_starter_nothing_is_mounted(
 
 
 def test_when_the_server_is_killed_readers_fail_at_once(tmp_path: Path, store: Path) -> None:
-    with serve_nothing() as silent, private_namespace() as namespace, mounted(
-        tmp_path, store, IMAGE, tiers=[silent], deadline_s=60, namespace=namespace
-    ) as server:
+    with (
+        serve_nothing() as silent,
+        private_namespace() as namespace,
+        mounted(
+            tmp_path, store, IMAGE, tiers=[silent], deadline_s=60, namespace=namespace
+        ) as server,
+    ):
         with ThreadPoolExecutor(1) as beside:
             stuck = beside.submit(read_error, server, digest_of(SMALL))
             wait_for(lambda: _asks(server, silent), "the reader")

@@ -12,7 +12,6 @@ JSON objects, a line each:
     {"event": "touched", "digest", "chunk", "chunks"}     opened for the first time; of large files
                                                           each piece when it is read first (1 MiB
                                                           each, from `chunk`; null for whole files)
-    {"event": "prefetched", "done_bytes", "bytes"}        of what the profile names, at its end
     {"event": "dropped", "events": N}                     nobody has read, so N events are missing
 
 The server never waits for who reads this.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from devloop.cafs.errors import DevloopError
 from devloop.cafs.tiers import BlobUnavailable
 
 from .descriptors import is_out_of_descriptors
@@ -30,7 +29,8 @@ class NoAnswer(Exception):
 
 
 class Flight:
-    def __init__(self) -> None:
+    def __init__(self, owner: Flights) -> None:
+        self.owner = owner
         self.done = trio.Event()
         self.error: Exception | None = None
 
@@ -65,12 +65,12 @@ class Flights:
     async def batch(self, keys: Sequence[Hashable], work: Callable[[], object]) -> None:
         """One `work` for several keys. Who wants one of them waits for it, and looks himself
         whether it has come: raises nothing."""
-        flights = {key: Flight() for key in keys if key not in self._flying}
+        flights = {key: Flight(self) for key in keys if key not in self._flying}
         self._flying.update(flights)
         try:
             with trio.move_on_after(self._deadline_s):
                 await trio.to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
-        except (DevloopError, OSError):
+        except Exception:  # noqa: BLE001 (a tier may raise anything, and its readers go on)
             pass  # whoever needs one that is missing is told why
         finally:
             for key, flight in flights.items():
@@ -80,7 +80,7 @@ class Flights:
     def start(self, key: Hashable, work: Callable[[], object]) -> Flight:
         flight = self._flying.get(key)
         if flight is None:
-            flight = self._flying[key] = Flight()
+            flight = self._flying[key] = Flight(self)
             self._nursery.start_soon(self._fly, key, flight, work)
         return flight
 

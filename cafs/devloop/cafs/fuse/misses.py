@@ -59,6 +59,7 @@ class Misses:
         self._flights = flights(threads=_THREADS)
         self._behind = flights(threads=_BEHIND_THREADS)
         self._ahead = flights(threads=_AHEAD_THREADS)
+        self._ahead_slots = trio.Semaphore(_AHEAD_THREADS)
         self._may_complete = trio.Event()
         self._partials: dict[Digest, Partial] = {}
         self._coming: dict[tuple[Digest, int], Flight] = {}  # by chunk
@@ -103,7 +104,7 @@ class Misses:
         """Small blobs, in one request. Raises nothing: who needs one that is missing is told."""
         wanted = {c.digest: c.size_bytes for c in contents if not self._landing.has(c.digest)}
         if wanted:
-            await self._flights.batch(list(wanted), partial(self._fetch_many, wanted))
+            await self._ahead.batch(list(wanted), partial(self._fetch_many, wanted))
 
     async def bring_pieces(self, content: Content, first: int, chunks: int) -> None:
         """Of a large blob. Raises as `ensure` does."""
@@ -112,8 +113,21 @@ class Misses:
         if large is None:
             return  # it is here, whole
         async with trio.open_nursery() as nursery:
-            for span in large.ask_range(first, chunks):
-                nursery.start_soon(self._start(self._ahead, large, span).done.wait)
+            for _ in range(_AHEAD_THREADS):
+                nursery.start_soon(self._bring_some, large, first, chunks)
+
+    async def _bring_some(self, large: Partial, first: int, chunks: int) -> None:
+        """Asks for no more than there are threads for: what waits in a line has its deadline, too,
+        and a reader would wait for it."""
+        while True:
+            async with self._ahead_slots:
+                span = large.ask_within(first, chunks)
+                if span is None:
+                    return
+                flight = self._start(self._ahead, large, span)
+                await flight.done.wait()
+                if flight.error is not None:
+                    return
 
     def _fetch_many(self, wanted: dict[Digest, int]) -> None:
         """In a thread. Raises BlobUnavailable, StoreFull, OSError."""
@@ -170,13 +184,13 @@ class Misses:
             return list(split_digests(data))
 
     async def _need(self, large: Partial, chunk: int) -> None:
-        digest = large.content.digest
+        """Raises what kept a reader's own request; after another's, the caller asks again."""
         span = large.ask(chunk)
         if span is not None:
             self._start(self._flights, large, span)
-        flight = self._coming[digest, chunk]
+        flight = self._coming[large.content.digest, chunk]
         await flight.done.wait()
-        if flight.error is not None:
+        if flight.error is not None and flight.owner is self._flights:
             raise flight.error
 
     def _start(self, flights: Flights, large: Partial, span: Span) -> Flight:

@@ -77,29 +77,19 @@ class Partial:
             first = self._state.find(_ABSENT)
         if first < 0:
             return None
-        count = 1
-        while count < _SPAN_CHUNKS and self._state[first + count : first + count + 1] == b"\0":
-            count += 1
+        return self._ask_from(first, len(self._chunks))
+
+    def ask_within(self, first: int, chunks: int) -> Span | None:
+        """The next few of those chunks that nobody has asked for."""
+        end = min(first + chunks, len(self._chunks))
+        found = self._state.find(_ABSENT, first, end)
+        return self._ask_from(found, end) if found >= 0 else None
+
+    def _ask_from(self, first: int, end: int) -> Span:
+        last = min(first + _SPAN_CHUNKS, end)
+        count = next((n for n in range(first, last) if self._state[n] != _ABSENT), last) - first
         self._mark(Span(first, count), _ASKED)
         return Span(first, count)
-
-    def ask_range(self, first: int, chunks: int) -> list[Span]:
-        """What nobody has asked for of those chunks, in requests of a few each."""
-        spans: list[Span] = []
-        last = min(first + chunks, len(self._chunks))
-        chunk = first
-        while (chunk := self._state.find(_ABSENT, chunk, last)) >= 0:
-            count = 1
-            while (
-                count < _SPAN_CHUNKS
-                and chunk + count < last
-                and self._state[chunk + count] == _ABSENT
-            ):
-                count += 1
-            spans.append(Span(chunk, count))
-            self._mark(spans[-1], _ASKED)
-            chunk += count
-        return spans
 
     def arrived(self, span: Span) -> None:
         self._mark(span, _HERE)

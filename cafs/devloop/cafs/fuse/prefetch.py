@@ -15,8 +15,6 @@ from devloop.cafs.errors import DevloopError
 from devloop.cafs.index import CHUNK_BYTES
 from devloop.cafs.profile import Profile
 
-from .flights import NoAnswer
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,10 +34,6 @@ class _Pieces(NamedTuple):
     first: int
     chunks: int
 
-    @property
-    def size_bytes(self) -> int:
-        return min(self.chunks * CHUNK_BYTES, self.content.size_bytes - self.first * CHUNK_BYTES)
-
 
 _Work = list["Content"] | _Pieces
 
@@ -49,20 +43,17 @@ async def prefetch(path: str, contents: Contents, misses: Misses, events: Events
     try:
         if path:
             profile = Profile.decode(await trio.Path(path).read_bytes())
-            await _fetch(list(_portions(profile, contents)), misses, events)
+            await _fetch(_portions(profile, contents), misses)
     except (DevloopError, OSError) as error:
         events.tell("tier", tier=Path(path).name, reason=str(error), digest=None)
     finally:
         misses.complete_from_now()
 
 
-async def _fetch(portions: list[_Work], misses: Misses, events: Events) -> None:
-    waiting = iter(portions)
+async def _fetch(waiting: Iterator[_Work], misses: Misses) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(_TASKS):
             nursery.start_soon(_fetch_some, waiting, misses)
-    total_bytes = sum(map(_size_bytes, portions))
-    events.tell("prefetched", done_bytes=total_bytes, bytes=total_bytes)
 
 
 async def _fetch_some(waiting: Iterator[_Work], misses: Misses) -> None:
@@ -72,7 +63,7 @@ async def _fetch_some(waiting: Iterator[_Work], misses: Misses) -> None:
             continue
         try:
             await misses.bring_pieces(*portion)
-        except (DevloopError, NoAnswer, OSError):
+        except Exception:  # noqa: BLE001 (a tier may raise anything, and its readers go on)
             pass  # whoever reads it is told why
 
 
@@ -95,9 +86,3 @@ def _portions(profile: Profile, contents: Contents) -> Iterator[_Work]:
             batch, batch_bytes = [], 0
     if batch:
         yield batch
-
-
-def _size_bytes(portion: _Work) -> int:
-    if isinstance(portion, _Pieces):
-        return portion.size_bytes
-    return sum(content.size_bytes for content in portion)

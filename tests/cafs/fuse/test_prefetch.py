@@ -1,0 +1,113 @@
+"""What is fetched ahead of readers never costs them anything but their share of the link."""
+
+from __future__ import annotations
+
+import os
+import time
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from tests.cafs.fuse.mounted import store_of
+from tests.cafs.fuse.small_images import image_of, noise
+
+from devloop.cafs.digest import digest_of
+from devloop.cafs.fuse.descriptors import Descriptors
+from devloop.cafs.fuse.events import Events
+from devloop.cafs.fuse.misses import Misses
+from devloop.cafs.fuse.prefetch import prefetch
+from devloop.cafs.fuse.views import contents_of
+from devloop.cafs.profile import Profile, Touch
+from devloop.cafs.tiers import Tiers
+from devloop.cafs.tiers.directory import DirectoryTier
+from devloop.cafs.tiers.landing import Landing
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from devloop.cafs.digest import Digest
+    from devloop.cafs.tiers.tier import Wanted
+
+LARGE = noise(60 << 20, 1)
+SMALL = [noise(20_000, number) for number in range(2, 40)]
+INDEX, BLOBS = image_of({"large": LARGE, **{f"s/{n}": data for n, data in enumerate(SMALL)}})
+CONTENTS = contents_of(INDEX)
+DEADLINE_S = 1.0
+
+
+class SlowLink(DirectoryTier):
+    """A link of 25 MB/s that all share: `LARGE` takes more than two deadlines."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._link = Lock()
+
+    def fetch_range(self, digest: Digest, offset: int, size_bytes: int) -> bytes:
+        data = super().fetch_range(digest, offset, size_bytes)
+        for _ in range(0, len(data), 1 << 16):
+            with self._link:
+                time.sleep((1 << 16) / 25e6)
+        return data
+
+
+class Faulty(DirectoryTier):
+    def fetch_many(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Digest, bytes]]:
+        raise ValueError("a fault in a tier")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Of the store and of the tier."""
+    return store_of(tmp_path / "store", INDEX, {}), store_of(tmp_path / "tier", INDEX, BLOBS)
+
+
+def while_fetching(
+    store: Path,
+    tier: DirectoryTier,
+    touches: Sequence[Touch],
+    read: Callable[[Misses], Awaitable[None]],
+) -> None:
+    """`read` runs while the touches are fetched."""
+    profile = store.parent / "profile"
+    profile.write_bytes(Profile(digest_of(INDEX.encode()), ("x",), tuple(touches)).encode())
+
+    async def run(events: Events) -> None:
+        async with trio.open_nursery() as nursery:
+            landing = Landing(store)
+            fds = Descriptors(100)
+            misses = Misses(nursery, Tiers([tier]), landing, fds, events, deadline_s=DEADLINE_S)
+            nursery.start_soon(prefetch, str(profile), CONTENTS, misses, events)
+            await trio.testing.wait_all_tasks_blocked()
+            await read(misses)
+            nursery.cancel_scope.cancel()
+
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        trio.run(run, Events(nowhere.fileno()))
+
+
+def test_a_reader_of_what_comes_late_does_not_wait_for_what_comes_before(
+    folders: tuple[Path, Path],
+) -> None:
+    content = CONTENTS[digest_of(LARGE)]
+
+    async def read(misses: Misses) -> None:
+        await misses.ensure(content)
+        large = misses.partial(content.digest)
+        assert large is not None
+        await misses.need(large, 55 << 20, 4096)
+
+    store, tier = folders
+    while_fetching(store, SlowLink(tier), [Touch(content.digest, 0, 60)], read)
+
+
+def test_a_fault_in_a_tier_ends_nothing(folders: tuple[Path, Path]) -> None:
+    async def read(misses: Misses) -> None:
+        for data in SMALL:
+            await misses.ensure(CONTENTS[digest_of(data)])
+            os.close(misses.open(digest_of(data)))
+
+    store, tier = folders
+    while_fetching(store, Faulty(tier), [Touch(digest_of(data)) for data in SMALL], read)
