@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from .box import descendants_with, wait_until
 from .terminal import open_terminal
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import psutil
 
     from .box import Box
 
@@ -59,13 +60,20 @@ def test_ctrl_z_stops_a_job_and_fg_brings_it_back(box: Box) -> None:
         terminal.type("bg\n")
         terminal.screen.wait_for(r"\[1\]\+ sleep 881\.5 &")
         terminal.type("fg\n")
-        terminal.screen.wait_for(r"^sleep 881\.5", count=1)
+        wait_until(lambda: all(map(is_in_foreground, descendants_with("881.5"))))
         terminal.type("\x03")
         wait_until(lambda: not descendants_with("881.5"))
         terminal.type("echo status $?\n")
         terminal.screen.wait_for("status 130")
         terminal.type("exit\n")
         assert terminal.process.wait(10) == 0
+
+
+def is_in_foreground(process: psutil.Process) -> bool:
+    """bash names a job before it gives it the terminal, and Ctrl-C goes to who has that."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    group, foreground = fields[2], fields[5]
+    return group == foreground
 
 
 def test_a_resize_reaches_what_runs_in_it(box: Box) -> None:
