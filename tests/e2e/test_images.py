@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -268,6 +269,15 @@ class TestImageVerbs:
         assert own_box.run(project, "image", "pull", train).code == 0
         assert own_box.run(project, "image", "verify").code == 0
         assert victim.read_bytes() == good
+
+
+class TestDoctor:
+    def test_it_says_what_images_and_containers_can_do_here(self, box: Box) -> None:
+        done = box.run(box.project(), "doctor")
+        assert done.code == 0, done
+        assert re.search(r"^[✓!] images +mounted as (erofs|fuse)\+overlay", done.text, re.M), done
+        assert re.search(r"^✓ lazy +.*pyfuse3", done.text, re.M), done
+        assert re.search(r"^[✓!] containers +(crun|runc)", done.text, re.M), done
 
 
 class TestTiers:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from devloop.sync.model import HostFacts
     from devloop.sync.target import Target
-    from devloop.sync.upkeep import Verified
+    from devloop.sync.upkeep import Abilities, Ability, Verified
 
 __all__ = ["doctor", "down", "version"]
 
@@ -104,6 +104,7 @@ async def _doctor(args: argparse.Namespace) -> int:
         connection = await Connection.open(target)
         try:
             _report_agent(report, target, connection.facts)
+            _report_abilities(report, await connection.client.abilities())
             if args.repair:
                 _report_store(report, await connection.client.verify_store())
         finally:
@@ -128,6 +129,17 @@ def _report_agent(report: Report, target: Target, facts: HostFacts) -> None:
         report.ok("runs", f"each in a {facts.isolation} of its own")
 
 
+def _report_abilities(report: Report, found: Abilities) -> None:
+    """None of it is a failure: only who names an image needs it."""
+    report.ability("images", found.images, "mounted as {}", "cannot be mounted")
+    report.ability("lazy", found.lazy, "missing files of images come through {}", "off")
+    report.ability("containers", found.containers, f"{{}}; {found.gpus}", "none starts")
+    if found.missing_limits:
+        names = ", ".join(found.missing_limits)
+        hint = "give the agent's user these cgroup controllers, or start it outside of a container"
+        report.note("limits", f"none of {names} in containers", hint)
+
+
 def _report_store(report: Report, found: Verified) -> None:
     if not found.damaged:
         report.ok("store", f"{found.blobs:,} blobs, none of them damaged")
@@ -147,8 +159,18 @@ class Report:
     def ok(self, what: str, words: str) -> None:
         sys.stdout.write(f"✓ {what:<10} {words}\n")
 
+    def ability(self, what: str, found: Ability, words: str, without: str) -> None:
+        """`words` has a place for how it is done."""
+        told = words.format(found.name) if found.name else without
+        if found.why:
+            self.note(what, f"{told}: {found.why}", found.hint)
+        else:
+            self.ok(what, told)
+
     def note(self, what: str, words: str, hint: str) -> None:
-        sys.stdout.write(f"! {what:<10} {words}\n  {'':<10} hint: {hint}\n")
+        sys.stdout.write(f"! {what:<10} {words}\n")
+        if hint:
+            sys.stdout.write(f"  {'':<10} hint: {hint}\n")
 
     def bad(self, what: str, error: DevloopError) -> None:
         self.failed = True

@@ -7,17 +7,21 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devloop.cafs.fuse.check import FuseMissing, check_fuse
 from devloop.cafs.images import Image
 from devloop.proto.v1 import agent_pb2 as pb
 
 from .agent import InvalidRequest
+from .container.cgroups import limit_files, missing_limits
+from .container.check import check_containers
+from .container_request import mount_level
 from .images import Wish
 
 if TYPE_CHECKING:
     from .agent import Agent
     from .images import Images
 
-__all__ = ["ensure_image", "inspect_image", "list_images", "push_image"]
+__all__ = ["check", "ensure_image", "inspect_image", "list_images", "push_image"]
 
 MAX_REFERENCE_CHARS = 4096
 MAX_PLACES = 16
@@ -96,6 +100,24 @@ async def push_image(images: Images, request: pb.PushImageRequest, context: Any)
             await context.write(
                 pb.PushImageReply(done_bytes=done_bytes, total_bytes=total_bytes, sent_blobs=sent)
             )
+
+
+async def check(images: Images) -> pb.CheckContainersReply:
+    """Tries them, since what a box says of itself is not to be believed."""
+    level = await asyncio.to_thread(mount_level, images.root)
+    found = await check_containers()
+    lazy = pb.Ability(name="pyfuse3")
+    try:
+        check_fuse()
+    except FuseMissing as error:
+        lazy = pb.Ability(why=str(error), hint=error.hint)
+    return pb.CheckContainersReply(
+        images=pb.Ability(name=level.name, why=level.why, hint=level.hint),
+        lazy=lazy,
+        containers=pb.Ability(name=found.runtime, why=found.why, hint=found.hint),
+        gpus=found.gpus,
+        missing_limits=missing_limits(limit_files(1, 1.0, 1)),
+    )
 
 
 def _message(images: Images, image: Image) -> pb.Image:

@@ -351,6 +351,12 @@ class Service(agent_pb2_grpc.AgentServicer):
     async def PushImage(self, request: pb.PushImageRequest, context: Any) -> None:  # type: ignore[override]
         await image_calls.push_image(self._agent.images, request, context)
 
+    @unary
+    async def CheckContainers(
+        self, request: pb.CheckContainersRequest, context: Any
+    ) -> pb.CheckContainersReply:
+        return await image_calls.check(self._agent.images)
+
     # -- metrics and GPUs
 
     @unary

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from .metrics import GpuSample, Sample
     from .model import AttachEvent
     from .ports import PortSpec
-    from .upkeep import Cleaned, Usage, Verified, WorkspaceUsage
+    from .upkeep import Abilities, Cleaned, Usage, Verified, WorkspaceUsage
     from .upload import Frame, Segment, SmallBlob
 
 __all__ = ["AgentClient", "Attachment", "call_errors"]
@@ -233,6 +233,18 @@ class AgentClient:
         with call_errors():
             reply = await self._stub.VerifyStore(pb.VerifyStoreRequest())
         return Verified(reply.blobs, reply.damaged, list(reply.problems))
+
+    async def abilities(self) -> Abilities:
+        """Of images and containers. Takes up to some seconds."""
+        from .upkeep import Abilities, Ability
+
+        with call_errors():
+            reply = await self._stub.CheckContainers(pb.CheckContainersRequest())
+        images, lazy, containers = (
+            Ability(each.name, each.why, each.hint)
+            for each in (reply.images, reply.lazy, reply.containers)
+        )
+        return Abilities(images, lazy, containers, reply.gpus, tuple(reply.missing_limits))
 
     # -- GPUs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Cleaned", "Taken", "Usage", "Verified", "WorkspaceUsage"]
+__all__ = ["Abilities", "Ability", "Cleaned", "Taken", "Usage", "Verified", "WorkspaceUsage"]
 
 
 class Taken(NamedTuple):
@@ -42,6 +42,24 @@ class Usage(NamedTuple):
 class Cleaned(NamedTuple):
     freed_bytes: int
     left: list[str]  # "PATH: REASON", what could not be deleted
+
+
+class Ability(NamedTuple):
+    """Something that a box can do (`name` says how), or why it cannot, or not in the best way."""
+
+    name: str
+    why: str
+    hint: str
+
+
+class Abilities(NamedTuple):
+    """What a box allows of images and containers."""
+
+    images: Ability
+    lazy: Ability
+    containers: Ability
+    gpus: str  # how they come into containers, for people
+    missing_limits: tuple[str, ...]
 
 
 class Verified(NamedTuple):

@@ -5,24 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from importlib.util import find_spec
 from typing import NoReturn
 
 from devloop.cafs.errors import DevloopError
 
+from .check import check_fuse
 from .events import Events
 from .request import Ahead, Request
 
 _MOST_REQUEST_BYTES = 1 << 20
-
-
-class FuseMissing(DevloopError):
-    """This box cannot serve files through FUSE."""
-
-    hint = (
-        "apt-get install fuse3 libfuse3-dev pkg-config gcc, and `pip install pyfuse3 trio` where "
-        "devloop is installed; or `devloop image pull` whole images, which need no FUSE"
-    )
 
 
 def main() -> int:
@@ -32,7 +23,7 @@ def main() -> int:
     try:
         line = _next_line()
         ahead = Ahead.decode(line)
-        _check_pyfuse3()
+        check_fuse()
         from .server import Upstream, serve
 
         upstream = None
@@ -70,14 +61,6 @@ def _next_line() -> bytes:
             break
         line += byte
     return line
-
-
-def _check_pyfuse3() -> None:
-    for module in ("pyfuse3", "trio"):
-        if find_spec(module) is None:
-            raise FuseMissing(f"{module} is not installed")
-    if not os.path.exists("/dev/fuse"):
-        raise FuseMissing("there is no /dev/fuse")
 
 
 def leave(status: int) -> NoReturn:

@@ -2954,6 +2954,94 @@ class PushImageReply(_message.Message):
 Global___PushImageReply: _TypeAlias = PushImageReply  # noqa: Y015
 
 @_typing.final
+class CheckContainersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckContainersRequest: _TypeAlias = CheckContainersRequest  # noqa: Y015
+
+@_typing.final
+class CheckContainersReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    LAZY_FIELD_NUMBER: _builtins.int
+    CONTAINERS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    MISSING_LIMITS_FIELD_NUMBER: _builtins.int
+    gpus: _builtins.str
+    """how GPUs come into them, for people"""
+    @_builtins.property
+    def images(self) -> Global___Ability:
+        """name: how their roots are mounted, "erofs+overlay" at best"""
+
+    @_builtins.property
+    def lazy(self) -> Global___Ability:
+        """name: "pyfuse3", which serves what is not here yet"""
+
+    @_builtins.property
+    def containers(self) -> Global___Ability:
+        """name: the runtime that starts them, "crun" or "runc" """
+
+    @_builtins.property
+    def missing_limits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of "memory", "cpu", "pids": cannot be set here"""
+
+    def __init__(
+        self,
+        *,
+        images: Global___Ability | None = ...,
+        lazy: Global___Ability | None = ...,
+        containers: Global___Ability | None = ...,
+        gpus: _builtins.str = ...,
+        missing_limits: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "images", b"images", "lazy", b"lazy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "gpus", b"gpus", "images", b"images", "lazy", b"lazy", "missing_limits", b"missing_limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckContainersReply: _TypeAlias = CheckContainersReply  # noqa: Y015
+
+@_typing.final
+class Ability(_message.Message):
+    """Something that a box can do, or why it cannot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    HINT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """empty: it cannot"""
+    why: _builtins.str
+    """that, or why it is not the best way; else empty"""
+    hint: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        why: _builtins.str = ...,
+        hint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint", b"hint", "name", b"name", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ability: _TypeAlias = Ability  # noqa: Y015
+
+@_typing.final
 class ShutdownRequest(_message.Message):
     """---------------------------------------------------------------- agent"""
 

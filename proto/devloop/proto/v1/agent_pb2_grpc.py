@@ -174,6 +174,11 @@ class AgentStub:
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageRequest.SerializeToString,
                 response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageReply.FromString,
                 _registered_method=True)
+        self.CheckContainers = channel.unary_unary(
+                '/devloop.proto.v1.Agent/CheckContainers',
+                request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CheckContainersRequest.SerializeToString,
+                response_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CheckContainersReply.FromString,
+                _registered_method=True)
         self.Shutdown = channel.unary_unary(
                 '/devloop.proto.v1.Agent/Shutdown',
                 request_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.ShutdownRequest.SerializeToString,
@@ -381,6 +386,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckContainers(self, request, context):
+        """What images and containers the box allows, found out by trying; takes up to some seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Shutdown(self, request, context):
         """Ends the agent. Refused with FAILED_PRECONDITION while runs are live, unless `stop_runs`.
         """
@@ -530,6 +542,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.PushImage,
                     request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageRequest.FromString,
                     response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageReply.SerializeToString,
+            ),
+            'CheckContainers': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckContainers,
+                    request_deserializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CheckContainersRequest.FromString,
+                    response_serializer=devloop_dot_proto_dot_v1_dot_agent__pb2.CheckContainersReply.SerializeToString,
             ),
             'Shutdown': grpc.unary_unary_rpc_method_handler(
                     servicer.Shutdown,
@@ -1293,6 +1310,33 @@ class Agent:
             '/devloop.proto.v1.Agent/PushImage',
             devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageRequest.SerializeToString,
             devloop_dot_proto_dot_v1_dot_agent__pb2.PushImageReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckContainers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devloop.proto.v1.Agent/CheckContainers',
+            devloop_dot_proto_dot_v1_dot_agent__pb2.CheckContainersRequest.SerializeToString,
+            devloop_dot_proto_dot_v1_dot_agent__pb2.CheckContainersReply.FromString,
             options,
             channel_credentials,
             insecure,

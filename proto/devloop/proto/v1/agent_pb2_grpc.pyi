@@ -115,6 +115,8 @@ class AgentStub:
     """Drops what no reference and no container needs."""
     VerifyImages: _grpc.UnaryUnaryMultiCallable[_agent_pb2.VerifyImagesRequest, _agent_pb2.VerifyStoreReply]
     PushImage: _grpc.UnaryStreamMultiCallable[_agent_pb2.PushImageRequest, _agent_pb2.PushImageReply]
+    CheckContainers: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CheckContainersRequest, _agent_pb2.CheckContainersReply]
+    """What images and containers the box allows, found out by trying; takes up to some seconds."""
     Shutdown: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ShutdownRequest, _agent_pb2.ShutdownReply]
     """Ends the agent. Refused with FAILED_PRECONDITION while runs are live, unless `stop_runs`."""
 
@@ -185,6 +187,8 @@ class AgentAsyncStub(AgentStub):
     """Drops what no reference and no container needs."""
     VerifyImages: _aio.UnaryUnaryMultiCallable[_agent_pb2.VerifyImagesRequest, _agent_pb2.VerifyStoreReply]  # type: ignore[assignment]
     PushImage: _aio.UnaryStreamMultiCallable[_agent_pb2.PushImageRequest, _agent_pb2.PushImageReply]  # type: ignore[assignment]
+    CheckContainers: _aio.UnaryUnaryMultiCallable[_agent_pb2.CheckContainersRequest, _agent_pb2.CheckContainersReply]  # type: ignore[assignment]
+    """What images and containers the box allows, found out by trying; takes up to some seconds."""
     Shutdown: _aio.UnaryUnaryMultiCallable[_agent_pb2.ShutdownRequest, _agent_pb2.ShutdownReply]  # type: ignore[assignment]
     """Ends the agent. Refused with FAILED_PRECONDITION while runs are live, unless `stop_runs`."""
 
@@ -420,6 +424,14 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.PushImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.PushImageReply], _abc.AsyncIterator[_agent_pb2.PushImageReply]]: ...
+
+    @_abc_1.abstractmethod
+    def CheckContainers(
+        self,
+        request: _agent_pb2.CheckContainersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.CheckContainersReply, _abc.Awaitable[_agent_pb2.CheckContainersReply]]:
+        """What images and containers the box allows, found out by trying; takes up to some seconds."""
 
     @_abc_1.abstractmethod
     def Shutdown(
