@@ -120,12 +120,17 @@ class Service(agent_pb2_grpc.AgentServicer):
         async with contextlib.AsyncExitStack() as stack:
             receiver = Receiver(self._agent.store, self._agent.chunks)
             stack.enter_context(receiver)
+            is_whole = True
             async for frame in requests:
                 if frame.HasField("workspace"):
                     project = self._agent.project(frame.workspace.id, frame.workspace.name)
                     ahead = self._agent.staging_ahead(project)
                     receiver.ahead = await stack.enter_async_context(ahead)
+                    is_whole = False
                 await undisturbed(asyncio.to_thread(_receive_frame, receiver, frame))
+                is_whole = is_whole or frame.end
+            if not is_whole:
+                raise InvalidRequest("an upload broke off")
             return pb.PutBlobsReply(blobs=receiver.blobs, bytes_stored=receiver.stored_bytes)
 
     @unary

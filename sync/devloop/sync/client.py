@@ -502,6 +502,7 @@ async def _ahead_messages(
             blobs=[_blob(node) for node in nodes],
         )
         begin = None
+    yield pb.PutBlobsFrame(end=True)
 
 
 def _frame_message(frame: Frame) -> pb.PutBlobsFrame:

@@ -395,6 +395,9 @@ class PutBlobsFrame(_message.Message):
     LARGE_FIELD_NUMBER: _builtins.int
     WORKSPACE_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    end: _builtins.bool
+    """With a workspace: the upload is whole. A call's end alone may as well be that of its client."""
     @_builtins.property
     def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blob]: ...
     @_builtins.property
@@ -414,10 +417,11 @@ class PutBlobsFrame(_message.Message):
         large: Global___LargeBlobPart | None = ...,
         workspace: Global___Workspace | None = ...,
         files: _abc.Iterable[Global___Files] | None = ...,
+        end: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["large", b"large", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "files", b"files", "large", b"large", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "end", b"end", "files", b"files", "large", b"large", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
