@@ -128,3 +128,12 @@ def damage(path: Path, offset: int) -> None:
     data[offset] ^= 1
     path.chmod(0o644)
     path.write_bytes(data)
+
+
+def test_an_index_that_comes_again_is_not_complete_by_an_old_mark(store: ImageStore) -> None:
+    """A file server may have outlived the index, and have marked it while it was dropped."""
+    index = image_of(store, b"one")
+    digest = store.add(index)
+    store.index_path(digest).unlink()
+    store.add_lazy(index)
+    assert not store.is_complete(digest)

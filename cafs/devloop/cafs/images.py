@@ -162,6 +162,7 @@ class ImageStore:
         data = index.encode() if data is None else data
         digest = digest_of(data)
         if not self.index_path(digest).exists():
+            self.mark_incomplete(digest)  # a server that outlived the last one may have marked it
             self._write(self.index_path(digest), data)
         return digest
 

@@ -217,7 +217,8 @@ class Agent:
         files, caches = project.workspace.files, self.state_dir / "caches"
         store, profiles = self.images.store, self.profiles
         profile = profiles.path_for(store, wish.index, spec.argv)
-        container = container_spec(wish, self.images, files, caches, profile)
+        wanted = container_spec(wish, self.images, files, caches, profile)
+        container = self.containers.standing_for(wanted)
         is_first = self.containers.place_of(container) is None
         if is_first and profiles.is_new(store, wish.index, spec.argv):
             container = replace(container, records=True)

@@ -156,6 +156,8 @@ def mounted(
     namespace: Namespace | None = None,
     wrapper: Sequence[str] = (),
     environ: Mapping[str, str] = {},
+    program: Sequence[str] = ("-m", "devloop.cafs.fuse"),
+    profile: str = "",
 ) -> Iterator[Mounted]:
     with contextlib.ExitStack() as stack:
         namespace = namespace or stack.enter_context(private_namespace())
@@ -163,7 +165,7 @@ def mounted(
         mountpoint.mkdir(exist_ok=True)
         with (folder / "server.log").open("ab") as log:
             process = subprocess.Popen(
-                [*namespace.argv(*wrapper, sys.executable, "-m", "devloop.cafs.fuse")],
+                [*namespace.argv(*wrapper, sys.executable, *program)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -173,7 +175,7 @@ def mounted(
         assert process.stdout is not None
         server = Mounted(process, namespace, mountpoint)
         try:
-            request = Request(mode, mountpoint, store, index, tuple(tiers), deadline_s)
+            request = Request(mode, mountpoint, store, index, tuple(tiers), deadline_s, profile)
             process.stdin.write(request.encode())
             process.stdin.flush()
             said = _first_line(process)

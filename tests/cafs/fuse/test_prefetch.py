@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +14,7 @@ from tests.cafs.fuse.mounted import store_of
 from tests.cafs.fuse.small_images import image_of, noise
 
 from devloop.cafs.digest import digest_of
+from devloop.cafs.errors import BlobMissing
 from devloop.cafs.fuse.descriptors import Descriptors
 from devloop.cafs.fuse.events import Events
 from devloop.cafs.fuse.misses import Misses
@@ -56,6 +57,25 @@ class SlowLink(DirectoryTier):
 class Faulty(DirectoryTier):
     def fetch_many(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Digest, bytes]]:
         raise ValueError("a fault in a tier")
+
+
+class OneByOne(DirectoryTier):
+    """Answers a request for one blob never, and one for many once somebody wants one of them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.is_asked, self.end = Event(), Event()
+
+    def fetch(self, digest: Digest, size_bytes: int) -> Iterator[bytes]:
+        self.is_asked.set()
+        self.end.wait()
+        raise BlobMissing(digest)
+
+    def fetch_many(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Digest, bytes]]:
+        self.is_asked.wait()
+        digest, size_bytes = wanted[0]
+        yield digest, b"".join(super().fetch(digest, size_bytes))
+        self.end.wait()
 
 
 @pytest.fixture
@@ -111,3 +131,17 @@ def test_a_fault_in_a_tier_ends_nothing(folders: tuple[Path, Path]) -> None:
 
     store, tier = folders
     while_fetching(store, Faulty(tier), [Touch(digest_of(data)) for data in SMALL], read)
+
+
+def test_a_reader_goes_on_once_his_blob_of_a_batch_is_here(folders: tuple[Path, Path]) -> None:
+    """The others of the batch hang, and so does what he has asked for himself."""
+    store, folder = folders
+    tier = OneByOne(folder)
+
+    async def read(misses: Misses) -> None:
+        with trio.fail_after(DEADLINE_S / 2):
+            await misses.ensure(CONTENTS[digest_of(SMALL[0])])
+        tier.end.set()
+        os.close(misses.open(digest_of(SMALL[0])))
+
+    while_fetching(store, tier, [Touch(digest_of(data)) for data in SMALL], read)

@@ -15,7 +15,7 @@ from devloop.cafs.tiers import BlobUnavailable
 from .descriptors import is_out_of_descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable
 
     from devloop.cafs.tiers import Tiers
 
@@ -62,20 +62,19 @@ class Flights:
         if flight.error is not None:
             raise flight.error
 
-    async def batch(self, keys: Sequence[Hashable], work: Callable[[], object]) -> None:
-        """One `work` for several keys. Who wants one of them waits for it, and looks himself
-        whether it has come: raises nothing."""
-        flights = {key: Flight(self) for key in keys if key not in self._flying}
-        self._flying.update(flights)
+    async def batch(self, work: Callable[[], object]) -> None:
+        """One `work` for several keys, for which nobody waits here: raises nothing."""
         try:
             with trio.move_on_after(self._deadline_s):
                 await trio.to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
         except Exception:  # noqa: BLE001 (a tier may raise anything, and its readers go on)
             pass  # whoever needs one that is missing is told why
-        finally:
-            for key, flight in flights.items():
-                del self._flying[key]
-                flight.done.set()
+
+    def landed(self, key: Hashable) -> None:
+        """It has come another way: whoever waits goes on. What was asked for goes on, too."""
+        flight = self._flying.pop(key, None)
+        if flight is not None:
+            flight.done.set()
 
     def start(self, key: Hashable, work: Callable[[], object]) -> Flight:
         flight = self._flying.get(key)
@@ -93,7 +92,8 @@ class Flights:
         except Exception as error:  # noqa: BLE001 (whoever waits reports it)
             flight.error = error
         finally:
-            del self._flying[key]
+            if self._flying.get(key) is flight:
+                del self._flying[key]
             flight.done.set()
 
     async def _try(self, work: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ from .partial import Partial
 from .views import Content
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from devloop.cafs.digest import Digest
     from devloop.cafs.tiers import Tiers
@@ -49,12 +49,15 @@ class Misses:
         events: Events,
         *,
         deadline_s: float,
+        settled: Callable[[], object] = lambda: None,
     ) -> None:
+        """`settled` is called in a thread whenever something has got its name."""
         self._nursery = nursery
         self._tiers = tiers
         self._landing = landing
         self._fds = fds
         self._events = events
+        self._settled = settled
         flights = partial(Flights, nursery, tiers, deadline_s=deadline_s, shed=fds.shed)
         self._flights = flights(threads=_THREADS)
         self._behind = flights(threads=_BEHIND_THREADS)
@@ -82,7 +85,7 @@ class Misses:
         if self._landing.has(content.digest):
             return
         if content.chunks is None:
-            while not self._landing.has(content.digest):  # a batch may have ended without it
+            while not self._landing.has(content.digest):
                 await self._flights.land(content.digest, partial(self._fetch, content))
         elif content.digest not in self._partials:
             await self._begin(content, content.chunks)
@@ -101,10 +104,15 @@ class Misses:
         self._may_complete.set()
 
     async def bring(self, contents: Sequence[Content]) -> None:
-        """Small blobs, in one request. Raises nothing: who needs one that is missing is told."""
+        """Small blobs, in one request. Raises nothing: who needs one that is missing is told.
+
+        A reader does not wait for the others of the request, and asks for his own himself: he goes
+        on with what comes first.
+        """
         wanted = {c.digest: c.size_bytes for c in contents if not self._landing.has(c.digest)}
         if wanted:
-            await self._ahead.batch(list(wanted), partial(self._fetch_many, wanted))
+            token = trio.lowlevel.current_trio_token()
+            await self._ahead.batch(partial(self._fetch_many, wanted, token))
 
     async def bring_pieces(self, content: Content, first: int, chunks: int) -> None:
         """Of a large blob. Raises as `ensure` does."""
@@ -129,10 +137,11 @@ class Misses:
                 if flight.error is not None:
                     return
 
-    def _fetch_many(self, wanted: dict[Digest, int]) -> None:
-        """In a thread. Raises BlobUnavailable, StoreFull, OSError."""
+    def _fetch_many(self, wanted: dict[Digest, int], token: trio.lowlevel.TrioToken) -> None:
+        """In a thread. Raises BlobUnavailable, StoreFull, OSError; RunFinishedError at the end."""
         for digest, data in self._tiers.get_many(list(wanted.items())):
             self._landing.put(digest, data)
+            token.run_sync_soon(self._flights.landed, digest)
 
     # ------------------------------------------------------------------ what has come
 
@@ -147,6 +156,7 @@ class Misses:
     async def settle_now(self) -> None:
         try:
             await trio.to_thread.run_sync(self._landing.settle)
+            await trio.to_thread.run_sync(self._settled, abandon_on_cancel=True)
         except (DevloopError, OSError) as error:
             self._events.tell("tier", tier="store", reason=str(error), digest=None)
 

@@ -26,6 +26,7 @@ from .misses import Misses
 from .operations import Operations
 from .prefetch import prefetch
 from .views import BlobView, TreeView, contents_of
+from .whole import Whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,11 @@ def serve(request: Request, events: Events, upstream: Upstream) -> None:
         index = store.index(request.image)
     with upstream.tiers as tiers:
         landing = Landing(request.store)
-        trio.run(_serve, request, events, index, tiers, landing)
+        whole = Whole(request.image, index, landing)
+        trio.run(_serve, request, events, index, tiers, landing, whole)
+        with contextlib.suppress(DevloopError, OSError):
+            landing.settle()
+        whole.look()
         landing.close()
 
 
@@ -88,11 +93,20 @@ def _tell(events: Events, note: Note) -> None:
 
 
 async def _serve(
-    request: Request, events: Events, index: Index, tiers: Tiers, landing: Landing
+    request: Request,
+    events: Events,
+    index: Index,
+    tiers: Tiers,
+    landing: Landing,
+    whole: Whole,
 ) -> None:
     fds = Descriptors(_descriptor_limit())
     async with trio.open_nursery() as nursery:
-        misses = Misses(nursery, tiers, landing, fds, events, deadline_s=request.deadline_s)
+        misses = Misses(
+            *(nursery, tiers, landing, fds, events),
+            deadline_s=request.deadline_s,
+            settled=whole.look,
+        )
         operations = Operations(
             _view(request, index), misses, landing, fds, events, file_of=_FileNames(index)
         )
@@ -101,6 +115,7 @@ async def _serve(
             events.ready()
             nursery.start_soon(_end_with_stdin, nursery.cancel_scope)
             nursery.start_soon(misses.settle)
+            nursery.start_soon(_look, whole)
             nursery.start_soon(prefetch, request.profile, contents_of(index), misses, events)
             nursery.start_soon(_tune, request.mountpoint)
             await _answer(events)
@@ -118,11 +133,16 @@ def _mount(operations: Operations, request: Request) -> None:
     pyfuse3.init(operations, str(request.mountpoint), options)
 
 
+async def _look(whole: Whole) -> None:
+    await trio.to_thread.run_sync(whole.look, abandon_on_cancel=True)
+
+
 async def _tune(mountpoint: Path) -> None:
     """Behind the back of those who read already."""
-    device = device_of(mountpoint)
-    if device is not None:
-        await trio.to_thread.run_sync(tune, device, abandon_on_cancel=True)
+    with contextlib.suppress(OSError):  # slower, and nothing worse
+        device = device_of(mountpoint)
+        if device is not None:
+            await trio.to_thread.run_sync(tune, device, abandon_on_cancel=True)
 
 
 async def _answer(events: Events) -> None:

@@ -6,17 +6,19 @@ hands out hashes to what it was asked for. Refuses to know where the bytes are s
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from devloop.cafs.digest import Digest, Hasher, digest_of
-from devloop.cafs.errors import BlobMissing
+from devloop.cafs.errors import BlobMissing, DevloopError
 from devloop.cafs.index import CHUNK_BYTES
 
 from .tier import TierError, TierUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Self
 
     from .tier import Tier, Wanted
@@ -60,6 +62,10 @@ class _Corrupt(Exception):
     """What a tier gave is not what its digest names."""
 
 
+class _Faulty(Exception):
+    """A tier has raised what it must not: a fault of the program. To try again would not help."""
+
+
 class Tiers:
     """For many threads. Each method asks tier after tier; a blob that none gives raises
     BlobUnavailable. `tell` is called from those threads."""
@@ -95,7 +101,7 @@ class Tiers:
         """A blob that fits into memory."""
 
         def ask(tier: Tier) -> Fetched:
-            data = b"".join(tier.fetch(digest, size_bytes))
+            data = b"".join(_sound(lambda: tier.fetch(digest, size_bytes)))
             _check(digest, data)
             return Fetched(data, tier.describe())
 
@@ -107,7 +113,7 @@ class Tiers:
         """Whole chunks of a blob (the last one may be short): `chunks` are their digests."""
 
         def ask(tier: Tier) -> Fetched:
-            data = tier.fetch_range(digest, offset, size_bytes)
+            (data,) = _sound(lambda: [tier.fetch_range(digest, offset, size_bytes)])
             if len(data) != size_bytes:
                 raise _Corrupt(f"has {len(data):,} of {size_bytes:,} bytes at {offset:,}")
             for number, chunk in enumerate(chunks):
@@ -124,7 +130,7 @@ class Tiers:
 
         def ask(tier: Tier) -> str:
             write, hasher = begin(), Hasher()
-            for piece in tier.fetch(digest, size_bytes):
+            for piece in _sound(lambda: tier.fetch(digest, size_bytes)):
                 hasher.update(piece)
                 write(piece)
             if hasher.digest() != digest:
@@ -148,13 +154,16 @@ class Tiers:
                 may_heal = True
                 reasons.append(str(error))
                 self._failed(health, error)
+            except _Faulty as error:
+                reasons.append(f"{health.name}: {error}")
+                self._tell(Note(health.name, str(error)))
             else:
                 self._answered(health)
         for digest in left:
             raise BlobUnavailable(digest, reasons or self._nobody_has(), may_heal=may_heal)
 
     def _take(self, tier: Tier, left: dict[Digest, int]) -> Iterator[tuple[Digest, bytes]]:
-        for digest, data in tier.fetch_many(list(left.items())):
+        for digest, data in _sound(lambda: tier.fetch_many(list(left.items()))):
             if digest not in left:
                 raise TierUnreachable(tier.describe(), f"sent {digest.short}, unasked")
             if digest_of(data) != digest:
@@ -180,6 +189,9 @@ class Tiers:
                 may_heal = True
                 reasons.append(str(error))
                 self._failed(health, error)
+            except _Faulty as error:
+                reasons.append(f"{health.name}: {error}")
+                self._tell(Note(health.name, str(error), digest))
             else:
                 self._answered(health)
                 return given
@@ -243,6 +255,30 @@ class _Health:
         self._reason = reason
         self._dead_until = time.monotonic() + min(_DEAD_S * 2**self.failures, _MAX_DEAD_S)
         self.failures += 1
+
+
+def _sound(ask: Callable[[], Iterable[T]]) -> Iterator[T]:
+    """What a tier gives. A fault in it is told from one in who takes it: another tier may still
+    have what is wanted. Raises _Faulty, and OSError where descriptors have run out."""
+    try:
+        yield from ask()
+    except DevloopError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise _Faulty(f"a fault in devloop: {_place_of(error)}") from error
+
+
+def _place_of(error: Exception) -> str:
+    """Its words may hold an address with a password: its kind and place are enough."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    file = os.path.basename(trace.tb_frame.f_code.co_filename)
+    return f"{type(error).__name__} at {file}:{trace.tb_lineno}"
 
 
 def _check(digest: Digest, data: bytes) -> None:

@@ -7,7 +7,7 @@ address are sent as basic authentication. urllib3 is imported by the first reque
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -101,10 +101,16 @@ class HttpTier:
         raise AssertionError("the last try returns or raises")
 
     def fetch_many(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Digest, bytes]]:
+        """As they come: one that is late keeps none waiting."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            for (digest, _), data in zip(wanted, threads.map(self._whole, wanted), strict=True):
-                if data is not None:
-                    yield digest, data
+            asked = {threads.submit(self._whole, one): one[0] for one in wanted}
+            try:
+                for answer in as_completed(asked):
+                    data = answer.result()
+                    if data is not None:
+                        yield asked[answer], data
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
 
     def _whole(self, wanted: Wanted) -> bytes | None:
         try:

@@ -49,11 +49,22 @@ class Landing:
         self._dir.close()
 
     @property
+    def root(self) -> Path:
+        return self._dir.root
+
+    @property
     def pending(self) -> int:
         return len(self._pending)
 
     def has(self, digest: Digest) -> bool:
         return digest in self._pending or self._dir.has(digest)
+
+    def named_bytes(self, digest: Digest) -> int | None:
+        """The size of the file that has the blob's name, where there is one."""
+        try:
+            return self._dir.lstat(digest).st_size
+        except BlobMissing:
+            return None
 
     def open(self, digest: Digest) -> int:
         """A descriptor to read from, also of what is pending. Raises BlobMissing, OSError."""
@@ -157,6 +168,10 @@ class Landing:
             for digest, temp in batch.items():
                 self._name(digest, temp)
             return len(batch)
+
+    def sync_names(self) -> bool:
+        """No name that is there now is lost with the power. False where that cannot be had."""
+        return sync_filesystem(self._dir.fd)
 
     def _flush(self, batch: dict[Digest, str]) -> None:
         if len(batch) > _FSYNC_AT_MOST and sync_filesystem(self._dir.fd):

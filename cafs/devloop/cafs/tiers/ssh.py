@@ -132,10 +132,10 @@ class SshTier:
             digests = [digest.hex() for digest, _ in batch]
             with self._connected() as connection:
                 connection.ask({"op": "many", "digests": digests, "count": count})
-                answers = [connection.answer() for _ in batch]
-            for (digest, _), (fields, data) in zip(batch, answers, strict=True):
-                if "missing" not in fields:
-                    yield digest, data
+                for digest, _ in batch:
+                    fields, data = connection.answer()
+                    if "missing" not in fields:
+                        yield digest, data
 
     def get_named(self, name: str) -> bytes | None:
         with self._connected() as connection:

@@ -90,7 +90,7 @@ class Tier(Protocol):
         """That much of the blob, or less where it ends before."""
 
     def fetch_many(self, wanted: Sequence[Wanted], /) -> Iterator[tuple[Digest, bytes]]:
-        """Small blobs, in the order asked; those that are not there are left out."""
+        """Small blobs, in any order, each as soon as it is here; who is missing is left out."""
 
     def get_named(self, name: str, /) -> bytes | None:
         """A named file, such as "indexes/…"; None when there is none."""

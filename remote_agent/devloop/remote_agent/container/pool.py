@@ -18,6 +18,7 @@ import re
 import secrets
 import subprocess
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from .container import Container, ContainerFailed, Keeper
 from .job import Box, keeper_job, server_order
 from .place import ContainerPlace
 from .runtime import KINDS, find_runtime
+from .spec import ImageRoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +102,13 @@ class Containers:
     def place_of(self, spec: ContainerSpec) -> ContainerPlace | None:
         place = self._places.get(spec)
         return place if place is not None and place.is_alive else None
+
+    def standing_for(self, spec: ContainerSpec) -> ContainerSpec:
+        """`spec`, or that of a container which was started while its image was on its way: now that
+        all of it is here, it goes on as it is."""
+        served = _served(spec)
+        stands = self.place_of(served) is not None or served in self._starting
+        return served if stands else spec
 
     def live(self) -> list[ContainerSpec]:
         return [spec for spec, place in self._places.items() if place.is_alive]
@@ -204,6 +213,13 @@ class Containers:
     def _remove_one(self, folder: Path) -> None:
         _remove([folder])
         cgroups.remove_groups(f"devloop-{folder.name}")
+
+
+def _served(spec: ContainerSpec) -> ContainerSpec:
+    """The same with a file server."""
+    if isinstance(spec.root, ImageRoot) and not spec.root.lazy:
+        return replace(spec, root=replace(spec.root, lazy=True))
+    return spec
 
 
 def _check_name(name: str) -> None:

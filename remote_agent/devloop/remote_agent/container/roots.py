@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.mount import MountFailed, mount_root
 from devloop.cafs.mount.kernel import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, FileSystem, move_mount
+from devloop.cafs.mount.namespace import is_first_user_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,6 +88,9 @@ def _overlay(fds: Iterable[int], volatile: bool) -> int:
         for name, fd in zip(("lowerdir", "upperdir", "workdir"), fds, strict=True):
             overlay.set(name, f"/proc/self/fd/{fd}")
         overlay.set("xino", "on")
+        if is_first_user_namespace():  # as `cafs.mount.root` has it for images, and for its reasons
+            overlay.set("redirect_dir", "on")
+            overlay.set("index", "on")
         if volatile:
             overlay.set("volatile")
         return overlay.mount(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
