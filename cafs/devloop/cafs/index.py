@@ -20,7 +20,7 @@ Format, version 1 (all integers big-endian; N inodes, M names)
         size:u64          * files             at most 2^63 - 1
         digest:32         * files of size > 0
         chunks:32         * files of size > 4 MiB; the digest of a blob which is the concatenation
-                                              of the digests of the file's pieces of 1 MiB
+                                              of the digests of the file's pieces of 256 KiB
         target_size:u16   * symlinks          1 to 4095, and then the targets, without NUL
         major:u32         * devices           at most 2^12 - 1
         minor:u32         * devices           at most 2^20 - 1
@@ -77,7 +77,7 @@ MAX_MINOR = 2**20 - 1
 MAX_SIZE_BYTES = 2**63 - 1
 MAX_XATTR_BYTES = 1 << 16  # of one value, as Linux has it
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 256 << 10
 CHUNKED_FROM_BYTES = 4 << 20  # a file that is larger has a chunk list
 
 Kind = Literal["file", "dir", "symlink", "chr", "blk", "fifo"]

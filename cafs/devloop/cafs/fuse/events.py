@@ -10,7 +10,7 @@ JSON objects, a line each:
     {"event": "tier", "tier", "reason", "digest"}         a tier did not answer, or gave something
                                                           else than the blob (digest, else null)
     {"event": "touched", "digest", "chunk", "chunks"}     opened for the first time; of large files
-                                                          each piece when it is read first (1 MiB
+                                                          each piece when it is read first (256 KiB
                                                           each, from `chunk`; null for whole files)
     {"event": "dropped", "events": N}                     nobody has read, so N events are missing
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Partial", "Span"]
 
 _ABSENT, _ASKED, _HERE = 0, 1, 2
-_SPAN_CHUNKS = 4  # in one request: 10 ms of way do not matter much beside 4 MiB
+_SPAN_CHUNKS = 16  # in one request: 10 ms of way do not matter much beside 4 MiB
+_READER_CHUNKS = 4  # while somebody waits: what the kernel reads at once
 _HASH_BYTES = 4 << 20
 
 
@@ -64,11 +65,10 @@ class Partial:
         return [chunk for chunk in range(first, last + 1) if self._state[chunk] != _HERE]
 
     def ask(self, chunk: int) -> Span | None:
-        """That chunk alone, which somebody waits for; None when it was asked for already."""
+        """From that chunk on, which somebody waits for; None when it was asked for already."""
         if self._state[chunk] != _ABSENT:
             return None
-        self._state[chunk] = _ASKED
-        return Span(chunk, 1)
+        return self._ask_from(chunk, min(chunk + _READER_CHUNKS, len(self._chunks)))
 
     def ask_next(self) -> Span | None:
         """What nobody waits for yet, after the place that was read last."""
