@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
-import mmap
 import os
 from typing import TYPE_CHECKING
 
@@ -20,6 +18,7 @@ from devloop.cafs.index import CHUNK_BYTES
 from devloop.cafs.profile import Profile, ProfileInvalid, Touch, best_for, profile_name
 
 from .container.spec import ImageRoot
+from .page_cache import let_go, used_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +35,6 @@ __all__ = ["ImageProfiles"]
 
 RECORD_S = 30.0
 MOST_OF_AN_IMAGE = 16
-_PAGE_BYTES = mmap.PAGESIZE
 
 Chunks = dict[Digest, dict[int, None]]
 
@@ -57,13 +55,10 @@ class ImageProfiles:
         return not (store.root / "profiles" / profile_name(index, _words(command))).exists()
 
     def let_go(self, store: ImageStore, index: Digest) -> None:
-        """Takes what is whole here of large files out of the page cache, so that what is there
-        afterwards was read. Mapped pages stay. For a thread."""
+        """Takes what is whole here of large files out of the page cache. For a thread."""
         for inode in _large(store, index):
             with contextlib.suppress(OSError, DevloopError):
-                fd = os.open(_path(store, inode), os.O_RDONLY)
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.close(fd)
+                let_go(_path(store, inode))
 
     # -- while it runs
 
@@ -128,7 +123,7 @@ def _touches(
             continue
         yield Touch(inode.chunks)
         pieces = read.get(inode.digest)
-        for first, count in _spans(pieces if pieces is not None else _resident(store, inode)):
+        for first, count in _spans(pieces if pieces is not None else _used(store, inode)):
             yield Touch(inode.digest, first, count)
 
 
@@ -145,24 +140,10 @@ def _spans(chunks: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, count
 
 
-def _resident(store: ImageStore, inode: Inode) -> list[int]:
-    """The pieces of which pages are in memory, see mincore(2)."""
-    try:
-        with _path(store, inode).open("rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=_READ_WRITE)
-    except (OSError, ValueError):
-        return []
-    pages = (ctypes.c_ubyte * -(-len(memory) // _PAGE_BYTES))()
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(memory)), pages):
-        return []
-    held, step = bytes(pages).translate(_LOWEST_BIT), CHUNK_BYTES // _PAGE_BYTES
-    return [at // step for at in range(0, len(held), step) if held.find(b"\1", at, at + step) >= 0]
-
-
-_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE  # private: nothing is written to the file
-_LOWEST_BIT = bytes(byte & 1 for byte in range(256))
+def _used(store: ImageStore, inode: Inode) -> list[int]:
+    with contextlib.suppress(OSError):
+        return used_pieces(_path(store, inode), CHUNK_BYTES)
+    return []
 
 
 def _large(store: ImageStore, index: Digest) -> list[Inode]:
