@@ -13,7 +13,7 @@ from tests.cafs.tiers.servers import serve_nothing, serve_static
 
 from devloop.cafs.digest import digest_of, split_digests
 from devloop.cafs.errors import BlobMismatch, BlobMissing
-from devloop.cafs.index import chunk_list_bytes
+from devloop.cafs.index import CHUNK_BYTES, chunk_list_bytes
 from devloop.cafs.tiers import (
     BlobUnavailable,
     Note,
@@ -175,7 +175,7 @@ class TestChains:
         listed = next(data for data in BLOBS.values() if data not in (SMALL, LARGE))
         chunks = list(split_digests(listed))
         assert len(listed) == chunk_list_bytes(len(LARGE))
-        last = (len(chunks) - 1) << 20
+        last = (len(chunks) - 1) * CHUNK_BYTES
         with self.chain(f"file://{served}", f"file://{good}") as tiers:
             fetched = tiers.get(digest_of(SMALL), len(SMALL))
             assert (fetched.data, fetched.tier) == (SMALL, f"file://{good}")

@@ -37,6 +37,9 @@ _BEHIND_THREADS = 4  # for completing large blobs
 _BEHIND_AT_ONCE = 2  # requests for one blob
 _AHEAD_THREADS = 8  # for what a profile names
 _SETTLE_S = 0.3
+# A start is over when nobody has wanted anything for so long, and is past its time after that.
+_QUIET_S = 1.0
+_START_S = 15.0
 
 
 class Misses:
@@ -68,6 +71,7 @@ class Misses:
         self._coming: dict[tuple[Digest, int], Flight] = {}  # by chunk
         self._completing: set[Digest] = set()
         self._slots = trio.Semaphore(_BEHIND_THREADS)
+        self._wanted_at = trio.current_time()
 
     def partial(self, digest: Digest) -> Partial | None:
         return self._partials.get(digest)
@@ -82,6 +86,7 @@ class Misses:
 
         Raises BlobUnavailable, NoAnswer, StoreFull, OSError.
         """
+        self._wanted_at = trio.current_time()
         if self._landing.has(content.digest):
             return
         if content.chunks is None:
@@ -92,12 +97,19 @@ class Misses:
 
     async def need(self, large: Partial, offset: int, size_bytes: int) -> None:
         """Returns when that range can be read. Raises as `ensure` does."""
+        self._wanted_at = trio.current_time()
         for chunk in large.needed(offset, size_bytes):
             while not large.is_here(chunk):
                 await self._need(large, chunk)
         self._complete(large)
 
     # ------------------------------------------------------------------ ahead of readers
+
+    async def quiet(self) -> None:
+        """Returns when a start is over, as far as readers show."""
+        with trio.move_on_after(_START_S):
+            while (left_s := self._wanted_at + _QUIET_S - trio.current_time()) > 0:
+                await trio.sleep(left_s)
 
     def complete_from_now(self) -> None:
         """What else large blobs hold may take its share of the link."""

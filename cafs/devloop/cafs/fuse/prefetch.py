@@ -39,11 +39,13 @@ _Work = list["Content"] | _Pieces
 
 
 async def prefetch(path: str, contents: Contents, misses: Misses, events: Events) -> None:
-    """Returns at once where `path` is empty. Raises nothing."""
+    """The profile at `path`, then, once the start is over, whatever else large blobs hold; at once
+    where `path` is empty. Raises nothing."""
     try:
         if path:
             profile = Profile.decode(await trio.Path(path).read_bytes())
             await _fetch(_portions(profile, contents), misses)
+            await misses.quiet()
     except (DevloopError, OSError) as error:
         events.tell("tier", tier=Path(path).name, reason=str(error), digest=None)
     finally:
