@@ -45,7 +45,7 @@ _MOST_DESCRIPTORS = 512
 _MOST_REQUESTS = 1000  # under way at once; the others wait in the kernel
 _IDLE_TASKS = 8
 _STDIN = 0
-_CONNECTIONS_AHEAD = 3  # of one tier
+_CONNECTIONS_AHEAD = 1  # of one tier
 
 
 class Upstream:
