@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args
 
 from .digest import DIGEST_BYTES, Digest
 from .errors import StoreError
+from .uncollected import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -147,6 +148,11 @@ class Index(NamedTuple):
     @classmethod
     def decode(cls, data: bytes) -> Index:
         """Raises IndexInvalid unless `data` is what `encode` makes of a safe index."""
+        with uncollected():
+            return cls._decode(data)
+
+    @classmethod
+    def _decode(cls, data: bytes) -> Index:
         reader = _Reader(data)
         if reader.take(len(MAGIC)) != MAGIC:
             raise IndexInvalid(f"not an image index: starts with {data[: len(MAGIC)]!r}")

@@ -137,6 +137,7 @@ class Agent:
         self.metrics = Metrics(state_dir)
         self.gpus = GpuDesk()
         self.images = Images(state_dir / "images", self._images_in_use)
+        self.images.on_lazy = partial(self.containers.announce, self.images.root)
         self.tasks = Tasks()
         self._projects: dict[str, Project] = {}
         self._unflushed = asyncio.Event()

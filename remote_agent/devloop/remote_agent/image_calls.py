@@ -32,10 +32,12 @@ async def ensure_image(agent: Agent, request: pb.EnsureImageRequest, context: An
     if not request.refresh:  # a run comes next
         is_whole = await asyncio.to_thread(agent.images.is_whole, wish)
         agent.containers.warm(() if is_whole else wish.store)
+    probing = asyncio.create_task(asyncio.to_thread(mount_level, agent.images.root))
     telling = agent.images.ensure(wish, refresh=request.refresh)
     async with contextlib.aclosing(telling) as states:
         async for state in states:
             if isinstance(state, Image):
+                await probing
                 await context.write(pb.EnsureImageReply(image=_message(agent.images, state)))
                 return
             await context.write(

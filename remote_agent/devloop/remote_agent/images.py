@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -94,7 +93,7 @@ class _Pull:
     followers: int = 0
     is_abandoned: bool = False
     task: asyncio.Task[Image] | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def tell(self, told: Told) -> None:
         """From the threads that do the work. Raises _Abandoned."""
@@ -107,9 +106,11 @@ class Images:
     """Every method belongs to the thread of the event loop."""
 
     def __init__(self, root: Path, used: Callable[[], Iterable[Digest]] = tuple) -> None:
-        """`used`: the indexes that live containers need."""
+        """`used`: the indexes that live containers need. `on_lazy` is told, while the rest of a
+        pull goes on, that an index is here whose blobs may not be."""
         self.root = root
         self._used = used
+        self.on_lazy: Callable[[Digest], None] = lambda index: None
         self._pulls: dict[Wish, _Pull] = {}
         self._collecting = asyncio.Lock()
 
@@ -177,7 +178,7 @@ class Images:
         name, tiers = _name_of(wish), _open_tiers(wish)
         with ThreadPoolExecutor(1) as beside, _closing(tiers):
             # While the registry is asked what the reference stands for, what tiers say it does.
-            told = beside.submit(self._from_tiers, name, tiers)
+            told = beside.submit(self._from_tiers, name, tiers, pull)
             try:
                 source = _open_source(wish)
             except DevloopError:
@@ -189,7 +190,7 @@ class Images:
                 told.result()
                 index = self.store.index_of_manifest(source.manifest_digest)
                 if index is None or not (tiers or self.store.is_complete(index)):
-                    index = self._lazily(source.manifest_digest, tiers)
+                    index = self._lazily(source.manifest_digest, tiers, pull)
                 if index is None:
                     index = self.store.add(self._ingest(source, pull))
                 return self._ready(self.store.name(name, source.manifest_digest, index), pull)
@@ -217,7 +218,7 @@ class Images:
 
     # -- tiers
 
-    def _from_tiers(self, name: str, tiers: list[Tier]) -> Image | None:
+    def _from_tiers(self, name: str, tiers: list[Tier], pull: _Pull) -> Image | None:
         """A reference of which only a tier knows what it stands for."""
         import json
 
@@ -226,12 +227,12 @@ class Images:
             if data is None:
                 continue
             manifest = json.loads(data)["manifest"]
-            index = self.store.index_of_manifest(manifest) or self._lazily(manifest, [tier])
+            index = self.store.index_of_manifest(manifest) or self._lazily(manifest, [tier], pull)
             if index is not None:
                 return self.store.name(name, manifest, index)
         return None
 
-    def _lazily(self, manifest: str, tiers: list[Tier]) -> Digest | None:
+    def _lazily(self, manifest: str, tiers: list[Tier], pull: _Pull) -> Digest | None:
         """The index alone, from the first tier that has the image. Blobs follow as needed."""
         from devloop.cafs.index import Index
 
@@ -242,6 +243,7 @@ class Images:
                 continue
             index = Index.decode(index_data)
             digest = self.store.add_lazy(index, index_data)
+            pull.loop.call_soon_threadsafe(self.on_lazy, digest)
             self.store.ensure_metadata(digest, index)
             self._copy_profiles(tier, digest)
             return digest

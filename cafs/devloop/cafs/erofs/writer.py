@@ -10,6 +10,7 @@ import stat
 from typing import TYPE_CHECKING, BinaryIO
 
 from devloop.cafs.digest import digest_of
+from devloop.cafs.uncollected import uncollected
 
 from .directories import encoded as encoded_directory
 from .format import (
@@ -54,6 +55,12 @@ def write_metadata(index: Index, file: BinaryIO) -> None:
     A file of the index with bytes has its size, and names its blob as overlayfs wants it; it reads
     as zeros in this image alone. Raises MetadataUnwritable, and what `file.write` does.
     """
+    with uncollected():
+        image = _image_of(index)
+    file.write(image)
+
+
+def _image_of(index: Index) -> bytearray:
     placed = place(index)
     image = bytearray(placed.end_block * BLOCK_BYTES)
     for record in placed.records:
@@ -63,7 +70,7 @@ def write_metadata(index: Index, file: BinaryIO) -> None:
     # overlayfs' `index` knows lower files by this UUID and their nids, so one set of nids has one.
     uuid = digest_of(image)[:16]
     SUPERBLOCK.pack_into(image, SUPER_OFFSET, *_superblock(placed, uuid))
-    file.write(image)
+    return image
 
 
 def _superblock(placed: Placed, uuid: bytes) -> tuple[int | bytes, ...]:

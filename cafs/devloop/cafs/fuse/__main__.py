@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from devloop.cafs.errors import DevloopError
 
 from .check import check_fuse
 from .events import Events
-from .request import Ahead, Request
+from .request import Ahead, Announced, Request
 
 _MOST_REQUEST_BYTES = 1 << 20
 
@@ -21,22 +22,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     events = Events(_own_stdout())
     try:
-        line = _next_line()
-        ahead = Ahead.decode(line)
-        check_fuse()
-        from .server import Upstream, serve
-
-        upstream = None
-        if ahead is not None:
-            upstream = Upstream(ahead.tiers, ahead.deadline_s, events)
-            upstream.connect()
-            line = _next_line()
-            if not line:
-                return 0  # there was no request after all
-        request = Request.decode(line)
-        if upstream is None or upstream.addresses != request.tiers:
-            upstream = Upstream(request.tiers, request.deadline_s, events)
-        serve(request, events, upstream)
+        _serve(events)
     except DevloopError as error:
         events.tell("error", message=str(error), hint=error.hint)
         return error.exit_code
@@ -44,6 +30,31 @@ def main() -> int:
         events.tell("error", message=f"the FUSE server: {error!r}", hint="")
         return 1
     return 0
+
+
+def _serve(events: Events) -> None:
+    line = _next_line()
+    ahead = Ahead.decode(line)
+    check_fuse()
+    from .server import Upstream, read_image, serve
+
+    upstream = shown = None
+    if ahead is not None:
+        upstream = Upstream(ahead.tiers, ahead.deadline_s, events)
+        upstream.connect()
+        line = _next_line()
+    if announced := Announced.decode(line):
+        with contextlib.suppress(DevloopError):  # it matters only if it is asked for
+            shown = read_image(*announced)
+        line = _next_line()
+    if not line and ahead is not None:
+        return  # there was no request after all
+    request = Request.decode(line)
+    if upstream is None or upstream.addresses != request.tiers:
+        upstream = Upstream(request.tiers, request.deadline_s, events)
+    if shown is None or shown.digest != request.image:
+        shown = read_image(request.store, request.image)
+    serve(request, events, upstream, shown)
 
 
 def _own_stdout() -> int:

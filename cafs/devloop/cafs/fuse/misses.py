@@ -107,9 +107,9 @@ class Misses:
 
     async def quiet(self) -> None:
         """Returns when a start is over, as far as readers show."""
-        with trio.move_on_after(_START_S):
-            while (left_s := self._wanted_at + _QUIET_S - trio.current_time()) > 0:
-                await trio.sleep(left_s)
+        end = trio.current_time() + _START_S
+        while (at := self._wanted_at + _QUIET_S) > trio.current_time() < end:  # noqa: ASYNC110 (time)
+            await trio.sleep_until(min(at, end))
 
     def complete_from_now(self) -> None:
         """What else large blobs hold may take its share of the link."""

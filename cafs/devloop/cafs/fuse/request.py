@@ -12,8 +12,9 @@
 
 Afterwards standard input stays open: the server ends at its end.
 
-A line of its own may come before, as soon as it is known that there will be a request: `tiers` and
-`deadline_s` alone. The server loads what it needs and connects to them.
+Two lines may come before, as soon as what they say is known: `tiers` and `deadline_s` alone, upon
+which the server loads what it needs and connects to them, and `store` and `index` alone, upon which
+it reads that index.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from devloop.cafs.digest import Digest
 from devloop.cafs.errors import DevloopError
 
-__all__ = ["DEFAULT_DEADLINE_S", "Ahead", "Mode", "Request", "RequestInvalid"]
+__all__ = ["DEFAULT_DEADLINE_S", "Ahead", "Announced", "Mode", "Request", "RequestInvalid"]
 
 DEFAULT_DEADLINE_S = 20.0
 
@@ -54,6 +55,27 @@ class Ahead(NamedTuple):
             fields = json.loads(line)
             if set(fields) == set(cls._fields):
                 return cls(tuple(map(str, fields["tiers"])), float(fields["deadline_s"]))
+        except (ValueError, TypeError):
+            pass
+        return None
+
+
+class Announced(NamedTuple):
+    """Which image a request will be about."""
+
+    store: Path
+    image: Digest
+
+    def encode(self) -> bytes:
+        return json.dumps({"store": str(self.store), "index": self.image.hex()}).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> Announced | None:
+        """None for what is something else."""
+        try:
+            fields = json.loads(line)
+            if set(fields) == {"store", "index"}:
+                return cls(Path(fields["store"]), Digest.fromhex(fields["index"]))
         except (ValueError, TypeError):
             pass
         return None

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import resource
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyfuse3
 import trio
@@ -19,6 +20,7 @@ from devloop.cafs.errors import DevloopError
 from devloop.cafs.images import ImageStore
 from devloop.cafs.tiers import Note, Tiers, open_tier
 from devloop.cafs.tiers.landing import Landing
+from devloop.cafs.uncollected import uncollected
 
 from .connection import device_of, tune
 from .descriptors import Descriptors
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
 
     from .events import Events
     from .request import Request
-    from .views import View
+    from .views import Contents, View
 
-__all__ = ["Upstream", "serve"]
+__all__ = ["Shown", "Upstream", "read_image", "serve"]
 
 _MOST_DESCRIPTORS = 512
 _MOST_REQUESTS = 1000  # under way at once; the others wait in the kernel
@@ -72,15 +74,31 @@ def _greet(tier: Tier) -> None:
         tier.has([])
 
 
-def serve(request: Request, events: Events, upstream: Upstream) -> None:
+class Shown(NamedTuple):
+    """The image that is served."""
+
+    digest: Digest  # of its index
+    tree: Index
+    contents: Contents
+
+
+def read_image(store: Path, digest: Digest) -> Shown:
+    """Raises ImageMissing, IndexInvalid."""
+    with ImageStore(store) as images:
+        index = images.index(digest)
+    with uncollected():
+        contents = contents_of(index)
+    gc.freeze()  # it lives as long as the process does
+    return Shown(digest, index, contents)
+
+
+def serve(request: Request, events: Events, upstream: Upstream, shown: Shown) -> None:
     """Returns when standard input has ended or the mount is gone. Raises DevloopErrors before
     it has said "ready"."""
-    with ImageStore(request.store) as store:
-        index = store.index(request.image)
     with upstream.tiers as tiers:
         landing = Landing(request.store)
-        whole = Whole(request.image, index, landing)
-        trio.run(_serve, request, events, index, tiers, landing, whole)
+        whole = Whole(shown.digest, shown.tree, landing)
+        trio.run(_serve, request, events, shown, tiers, landing, whole)
         with contextlib.suppress(DevloopError, OSError):
             landing.settle()
         whole.look()
@@ -95,7 +113,7 @@ def _tell(events: Events, note: Note) -> None:
 async def _serve(
     request: Request,
     events: Events,
-    index: Index,
+    shown: Shown,
     tiers: Tiers,
     landing: Landing,
     whole: Whole,
@@ -108,7 +126,8 @@ async def _serve(
             settled=whole.look,
         )
         operations = Operations(
-            _view(request, index), misses, landing, fds, events, file_of=_FileNames(index)
+            *(_view(request, shown), misses, landing, fds, events),
+            file_of=_FileNames(shown.tree),
         )
         _mount(operations, request)
         try:
@@ -116,7 +135,7 @@ async def _serve(
             nursery.start_soon(_end_with_stdin, nursery.cancel_scope)
             nursery.start_soon(misses.settle)
             nursery.start_soon(_look, whole)
-            nursery.start_soon(prefetch, request.profile, contents_of(index), misses, events)
+            nursery.start_soon(prefetch, request.profile, shown.contents, misses, events)
             nursery.start_soon(_tune, request.mountpoint)
             await _answer(events)
             nursery.cancel_scope.cancel()
@@ -179,8 +198,8 @@ async def _end_with_stdin(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _view(request: Request, index: Index) -> View:
-    return BlobView(contents_of(index)) if request.mode == "blobs" else TreeView(index)
+def _view(request: Request, shown: Shown) -> View:
+    return BlobView(shown.contents) if request.mode == "blobs" else TreeView(shown.tree)
 
 
 class _FileNames:

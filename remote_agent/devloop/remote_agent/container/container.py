@@ -63,7 +63,7 @@ class Keeper:
         finally:
             theirs.close()
         self.socket.setblocking(False)
-        self.is_prepared = False
+        self.is_prepared = self._is_announced = False
         self.pidfd = os.pidfd_open(self.process.pid)
 
     def prepare(self, server: Mapping[str, Any]) -> None:
@@ -71,6 +71,13 @@ class Keeper:
         self.is_prepared = True
         with contextlib.suppress(OSError):  # its end is noticed by who gives it a job
             wire.send(self.socket, {"op": "ahead", "server": server})
+
+    def announce(self, store: Path, index: str) -> None:
+        """Which image its file server will serve. At most once, after `prepare`."""
+        if self.is_prepared and not self._is_announced:
+            self._is_announced = True
+            with contextlib.suppress(OSError):
+                wire.send(self.socket, {"op": "image", "store": str(store), "index": index})
 
     def close(self) -> None:
         """Of one that never had a job: it ends by itself."""

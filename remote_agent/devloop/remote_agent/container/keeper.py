@@ -8,7 +8,9 @@ it reads.
 
 The agent starts it ahead of time: it loads what it needs and waits for its one job.
 
-    ahead     {command, env, ahead}     a file server will be needed; it may load. At most once
+    ahead     {server}                  a file server will be needed: {command, env, ahead}; it
+                                        may load. At most once
+    image     {store, index}            which image it will serve; after `ahead`
     job       {folder, upper, root, records, config, runtime, kind, program, cgroup, limits,
                groups, capabilities, seccomp, namespaces, inside: [folder], files: [name]}
                + fds [control of the spawner inside, questions, log]; made by `job`
@@ -322,9 +324,12 @@ def main(control_fd: int) -> NoReturn:
     agent = socket.socket(fileno=control_fd)
     agent.set_inheritable(False)
     received, ahead = wire.receive(agent), None
-    if received is not None and received.message.get("op") == "ahead":
-        enter_private_namespace()
-        ahead = FileServer(received.message["server"])
+    while received is not None and (order := received.message.get("op")):
+        if order == "ahead":
+            enter_private_namespace()
+            ahead = FileServer(received.message["server"])
+        elif ahead is not None:
+            ahead.announce(received.message["store"], received.message["index"])
         received = wire.receive(agent)
     if received is None:
         os._exit(0)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from devloop.cafs.digest import Digest
+
     from .runtime import Kind
     from .spec import ContainerSpec
 
@@ -82,6 +84,11 @@ class Containers:
             self._ahead = Keeper()
         if tiers and not self._ahead.is_prepared:
             self._ahead.prepare(server_order(tiers))
+
+    def announce(self, store: Path, index: Digest) -> None:
+        """Of the image that `warm` was about, the index is here."""
+        if self._ahead is not None:
+            self._ahead.announce(store, index.hex())
 
     async def ensure(self, spec: ContainerSpec) -> ContainerPlace:
         """The container of `spec`, started if need be.
