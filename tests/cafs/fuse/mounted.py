@@ -158,7 +158,9 @@ def mounted(
     environ: Mapping[str, str] = {},
     program: Sequence[str] = ("-m", "devloop.cafs.fuse"),
     profile: str = "",
+    before: Sequence[bytes] = (),
 ) -> Iterator[Mounted]:
+    """`before`: what the server is told ahead of its request."""
     with contextlib.ExitStack() as stack:
         namespace = namespace or stack.enter_context(private_namespace())
         mountpoint = folder / "mnt"
@@ -176,7 +178,7 @@ def mounted(
         server = Mounted(process, namespace, mountpoint)
         try:
             request = Request(mode, mountpoint, store, index, tuple(tiers), deadline_s, profile)
-            process.stdin.write(request.encode())
+            process.stdin.write(b"".join([*before, request.encode()]))
             process.stdin.flush()
             said = _first_line(process)
             assert said == b"ready\n", (said, (folder / "server.log").read_text())

@@ -120,7 +120,7 @@ def test_a_reader_of_what_comes_late_does_not_wait_for_what_comes_before(
         await misses.need(large, 55 << 20, 4096)
 
     store, tier = folders
-    while_fetching(store, SlowLink(tier), [Touch(content.digest, 0, 60)], read)
+    while_fetching(store, SlowLink(tier), [Touch(content.digest, 0, 240)], read)
 
 
 def test_a_fault_in_a_tier_ends_nothing(folders: tuple[Path, Path]) -> None:
@@ -145,3 +145,36 @@ def test_a_reader_goes_on_once_his_blob_of_a_batch_is_here(folders: tuple[Path, 
         os.close(misses.open(digest_of(SMALL[0])))
 
     while_fetching(store, tier, [Touch(digest_of(data)) for data in SMALL], read)
+
+
+def test_a_start_is_over_when_nobody_has_wanted_anything_for_a_second(
+    folders: tuple[Path, Path],
+) -> None:
+    store, _ = folders
+    store_of(store, INDEX, BLOBS)
+    content = CONTENTS[digest_of(SMALL[0])]
+
+    async def run(events: Events, wanted: int) -> float:
+        async with trio.open_nursery() as nursery:
+            fds = Descriptors(100)
+            misses = Misses(nursery, Tiers([]), Landing(store), fds, events, deadline_s=DEADLINE_S)
+
+            async def want() -> None:
+                for _ in range(wanted):
+                    await misses.ensure(content)
+                    await trio.sleep(0.75)
+
+            began = trio.current_time()
+            nursery.start_soon(want)
+            await misses.quiet()
+            nursery.cancel_scope.cancel()
+        return trio.current_time() - began
+
+    def takes_s(wanted: int) -> float:
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            return trio.run(run, Events(nowhere.fileno()), wanted, clock=clock)
+
+    assert takes_s(1) == pytest.approx(1)
+    assert takes_s(4) == pytest.approx(3 * 0.75 + 1)
+    assert takes_s(1000) == pytest.approx(15)  # a program may read for ever
