@@ -83,7 +83,11 @@ def config_of(args: argparse.Namespace, *, will_sync: bool) -> Config:
 
 def project_of(config: Config) -> Project:
     return Project(
-        config.root, config.sync.ignore, config.sync.outputs, container=container_of(config)
+        config.root,
+        config.sync.ignore,
+        config.sync.outputs,
+        container=container_of(config),
+        command=tuple(map(os.fsencode, config.run.command)),
     )
 
 

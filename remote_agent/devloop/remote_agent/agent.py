@@ -35,7 +35,7 @@ from .tasks import Tasks
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Sequence
     from pathlib import Path
 
     from devloop.cafs.digest import Digest
@@ -137,13 +137,14 @@ class Agent:
         self.metrics = Metrics(state_dir)
         self.gpus = GpuDesk()
         self.images = Images(state_dir / "images", self._images_in_use)
-        self.images.on_lazy = partial(self.containers.announce, self.images.root)
+        self.images.on_lazy = self._announce
         self.tasks = Tasks()
         self._projects: dict[str, Project] = {}
         self._unflushed = asyncio.Event()
         self._workspaces_dir = state_dir / "workspaces"
 
     async def __aenter__(self) -> Agent:
+        self._loop = asyncio.get_running_loop()
         for directory in (self._workspaces_dir, self.state_dir / "zygotes"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         await asyncio.to_thread(self.containers.clear)
@@ -225,6 +226,12 @@ class Agent:
             container = replace(container, records=True)
             await asyncio.to_thread(profiles.let_go, store, wish.index)
         return replace(spec, container=container)
+
+    def _announce(self, index: Digest, command: Sequence[bytes]) -> None:
+        """To the file server that will be needed, from a thread."""
+        profile = self.profiles.path_for(self.images.store, index, command)
+        tell = partial(self.containers.announce, self.images.root, index, profile)
+        self._loop.call_soon_threadsafe(tell)
 
     def _images_in_use(self) -> set[Digest]:
         return indexes_of(self.containers.live())

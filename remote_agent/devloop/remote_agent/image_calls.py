@@ -67,6 +67,7 @@ def _wish(agent: Agent, request: pb.EnsureImageRequest) -> Wish:
         tuple(source.mirrors),
         tuple(source.insecure),
         workspace,
+        tuple(request.command),
     )
 
 

@@ -26,7 +26,7 @@ from devloop.cafs.images import ImageMissing, ImageStore
 from .image_details import details_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
     from devloop.cafs.images import Collected, Image
     from devloop.cafs.index import Index
@@ -65,13 +65,15 @@ class ImageStep(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """An image, and where it may come from. `workspace`: where a relative path starts."""
+    """An image, and where it may come from. `workspace`: where a relative path starts; `command`:
+    what will probably run in it."""
 
     reference: str
     store: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
     insecure: tuple[str, ...] = ()
     workspace: Path | None = None
+    command: tuple[bytes, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,6 @@ class _Pull:
     followers: int = 0
     is_abandoned: bool = False
     task: asyncio.Task[Image] | None = None
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def tell(self, told: Told) -> None:
         """From the threads that do the work. Raises _Abandoned."""
@@ -106,11 +107,12 @@ class Images:
     """Every method belongs to the thread of the event loop."""
 
     def __init__(self, root: Path, used: Callable[[], Iterable[Digest]] = tuple) -> None:
-        """`used`: the indexes that live containers need. `on_lazy` is told, while the rest of a
-        pull goes on, that an index is here whose blobs may not be."""
+        """`used`: the indexes that live containers need. `on_lazy` is told in a thread, while the
+        rest of a pull goes on, that an index is here whose blobs may not be, and for what command.
+        """
         self.root = root
         self._used = used
-        self.on_lazy: Callable[[Digest], None] = lambda index: None
+        self.on_lazy: Callable[[Digest, Sequence[bytes]], None] = lambda index, command: None
         self._pulls: dict[Wish, _Pull] = {}
         self._collecting = asyncio.Lock()
 
@@ -178,7 +180,7 @@ class Images:
         name, tiers = _name_of(wish), _open_tiers(wish)
         with ThreadPoolExecutor(1) as beside, _closing(tiers):
             # While the registry is asked what the reference stands for, what tiers say it does.
-            told = beside.submit(self._from_tiers, name, tiers, pull)
+            told = beside.submit(self._from_tiers, name, tiers, wish)
             try:
                 source = _open_source(wish)
             except DevloopError:
@@ -190,7 +192,7 @@ class Images:
                 told.result()
                 index = self.store.index_of_manifest(source.manifest_digest)
                 if index is None or not (tiers or self.store.is_complete(index)):
-                    index = self._lazily(source.manifest_digest, tiers, pull)
+                    index = self._lazily(source.manifest_digest, tiers, wish)
                 if index is None:
                     index = self.store.add(self._ingest(source, pull))
                 return self._ready(self.store.name(name, source.manifest_digest, index), pull)
@@ -218,7 +220,7 @@ class Images:
 
     # -- tiers
 
-    def _from_tiers(self, name: str, tiers: list[Tier], pull: _Pull) -> Image | None:
+    def _from_tiers(self, name: str, tiers: list[Tier], wish: Wish) -> Image | None:
         """A reference of which only a tier knows what it stands for."""
         import json
 
@@ -227,12 +229,12 @@ class Images:
             if data is None:
                 continue
             manifest = json.loads(data)["manifest"]
-            index = self.store.index_of_manifest(manifest) or self._lazily(manifest, [tier], pull)
+            index = self.store.index_of_manifest(manifest) or self._lazily(manifest, [tier], wish)
             if index is not None:
                 return self.store.name(name, manifest, index)
         return None
 
-    def _lazily(self, manifest: str, tiers: list[Tier], pull: _Pull) -> Digest | None:
+    def _lazily(self, manifest: str, tiers: list[Tier], wish: Wish) -> Digest | None:
         """The index alone, from the first tier that has the image. Blobs follow as needed."""
         from devloop.cafs.index import Index
 
@@ -243,11 +245,16 @@ class Images:
                 continue
             index = Index.decode(index_data)
             digest = self.store.add_lazy(index, index_data)
-            pull.loop.call_soon_threadsafe(self.on_lazy, digest)
-            self.store.ensure_metadata(digest, index)
-            self._copy_profiles(tier, digest)
+            with ThreadPoolExecutor(1) as beside:
+                telling = beside.submit(self._tell_of_lazy, tier, digest, wish)
+                self.store.ensure_metadata(digest, index)
+                telling.result()
             return digest
         return None
+
+    def _tell_of_lazy(self, tier: Tier, index: Digest, wish: Wish) -> None:
+        self._copy_profiles(tier, index)
+        self.on_lazy(index, wish.command)
 
     def _copy_profiles(self, tier: Tier, index: Digest) -> None:
         for name in tier.list_named(f"profiles/{index.hex()}-"):

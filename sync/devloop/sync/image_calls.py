@@ -46,8 +46,10 @@ class ImageCalls:
         *,
         workspace_id: str = "",
         refresh: bool = False,
+        command: tuple[bytes, ...] = (),
     ) -> Image:
-        """Returns when runs may name the image. `tell` hears a phase and bytes, done and in all."""
+        """Returns when runs may name the image. `tell` hears a phase and bytes, done and in all.
+        `command`: what will probably run."""
         request = pb.EnsureImageRequest(
             source=pb.ImageSource(
                 reference=source.reference,
@@ -57,6 +59,7 @@ class ImageCalls:
             ),
             refresh=refresh,
             workspace_id=workspace_id,
+            command=command,
         )
         with call_errors():
             async for reply in self._stub.EnsureImage(request):

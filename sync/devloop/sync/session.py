@@ -56,6 +56,7 @@ class Project(NamedTuple):
     ignore: tuple[str, ...] = ()  # gitignore syntax
     outputs: tuple[str, ...] = ()  # gitignore syntax
     container: Container | None = None  # None: runs see the box's own files
+    command: tuple[bytes, ...] = ()  # what will probably run
 
 
 class ScanTimes:
@@ -185,7 +186,9 @@ class Session:
         wanted = self.project.container
         if wanted is not None:
             with self.progress.during("image"):
-                self._container = await ensured(self.client, wanted, self.workspace, self.progress)
+                self._container = await ensured(
+                    self.client, wanted, self.workspace, self.progress, self.project.command
+                )
 
     def placed(self, spec: RunSpec) -> RunSpec:
         """The same, to be run where the project's runs live."""
@@ -255,11 +258,15 @@ class Session:
 
 
 async def ensured(
-    client: AgentClient, container: Container, workspace: WorkspaceRef, progress: Progress
+    client: AgentClient,
+    container: Container,
+    workspace: WorkspaceRef,
+    progress: Progress,
+    command: tuple[bytes, ...] = (),
 ) -> Container:
     """The container with the index of its image, once runs may name it."""
     image = await client.images().ensure(
-        container.source, progress.image, workspace_id=workspace.id
+        container.source, progress.image, workspace_id=workspace.id, command=command
     )
     return container._replace(index_digest=image.index_digest)
 

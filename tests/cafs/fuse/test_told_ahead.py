@@ -7,11 +7,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.cafs.fuse.mounted import mounted, needs_fuse, store_of
+from tests.cafs.fuse.mounted import mounted, needs_fuse, store_of, wait_for
 from tests.cafs.fuse.small_images import image_of
 
 from devloop.cafs.digest import digest_of
 from devloop.cafs.fuse.request import Ahead, Announced
+from devloop.cafs.profile import Profile, Touch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,9 @@ def store(tmp_path: Path) -> Path:
     return store_of(tmp_path / "store", ONE, ONES_BLOBS)
 
 
-@pytest.mark.parametrize("announced", [ONE_NAME, OTHER_NAME, digest_of(b"no image")])
+@pytest.mark.parametrize(
+    "announced", [ONE_NAME, OTHER_NAME, digest_of(b"")], ids=["it", "another", "none"]
+)
 def test_the_image_of_the_request_is_served_whatever_was_announced(
     tmp_path: Path, store: Path, announced: Digest
 ) -> None:
@@ -52,3 +55,20 @@ def test_without_a_request_it_ends_and_says_nothing(store: Path, is_announced: b
     command = [sys.executable, "-m", "devloop.cafs.fuse"]
     done = subprocess.run(command, input=told, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_what_a_profile_names_comes_before_there_is_a_request(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "store", ONE, {})
+    tier = store_of(tmp_path / "tier", ONE, ONES_BLOBS)
+    profile = tmp_path / "profile"
+    profile.write_bytes(Profile(ONE_NAME, ("x",), (Touch(digest_of(b"one")),)).encode())
+    command = [sys.executable, "-m", "devloop.cafs.fuse"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(Ahead((f"file://{tier}",)).encode())
+        process.stdin.write(Announced(store, ONE_NAME, str(profile)).encode())
+        process.stdin.flush()
+        name = digest_of(b"one").hex()
+        wait_for((store / "blobs" / name[:2] / name[2:]).exists, "the blob")
+        process.stdin.close()
+        assert process.wait() == 0

@@ -13,8 +13,8 @@
 Afterwards standard input stays open: the server ends at its end.
 
 Two lines may come before, as soon as what they say is known: `tiers` and `deadline_s` alone, upon
-which the server loads what it needs and connects to them, and `store` and `index` alone, upon which
-it reads that index.
+which the server loads what it needs and connects to them, and then `store`, `index` and `profile`,
+upon which it reads that index and begins to fetch.
 """
 
 from __future__ import annotations
@@ -61,24 +61,36 @@ class Ahead(NamedTuple):
 
 
 class Announced(NamedTuple):
-    """Which image a request will be about."""
+    """Which image a request will be about; `profile` as there, and may turn out another."""
 
     store: Path
     image: Digest
+    profile: str = ""
 
     def encode(self) -> bytes:
-        return json.dumps({"store": str(self.store), "index": self.image.hex()}).encode() + b"\n"
+        fields = {"store": str(self.store), "index": self.image.hex(), "profile": self.profile}
+        return json.dumps(fields).encode() + b"\n"
 
     @classmethod
     def decode(cls, line: bytes) -> Announced | None:
         """None for what is something else."""
         try:
             fields = json.loads(line)
-            if set(fields) == {"store", "index"}:
-                return cls(Path(fields["store"]), Digest.fromhex(fields["index"]))
+            if set(fields) == {"store", "index", "profile"}:
+                digest = Digest.fromhex(fields["index"])
+                return cls(Path(fields["store"]), digest, str(fields["profile"]))
         except (ValueError, TypeError):
             pass
         return None
+
+    def request(self, line: bytes, ahead: Ahead) -> Request | None:
+        """The request that was announced so; None for another one, and for what is none."""
+        try:
+            request = Request.decode(line)
+        except RequestInvalid:
+            return None
+        told = (request.store, request.image, request.tiers)
+        return request if told == (self.store, self.image, ahead.tiers) else None
 
 
 class Request(NamedTuple):

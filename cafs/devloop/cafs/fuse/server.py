@@ -27,10 +27,12 @@ from .descriptors import Descriptors
 from .misses import Misses
 from .operations import Operations
 from .prefetch import prefetch
+from .request import Ahead, Announced, Request
 from .views import BlobView, TreeView, contents_of
 from .whole import Whole
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from devloop.cafs.digest import Digest
@@ -38,15 +40,16 @@ if TYPE_CHECKING:
     from devloop.cafs.tiers import Tier
 
     from .events import Events
-    from .request import Request
     from .views import Contents, View
 
-__all__ = ["Shown", "Upstream", "read_image", "serve"]
+__all__ = ["serve"]
 
 _MOST_DESCRIPTORS = 512
 _MOST_REQUESTS = 1000  # under way at once; the others wait in the kernel
 _IDLE_TASKS = 8
 _STDIN = 0
+_MOST_LINE_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
 _CONNECTIONS_AHEAD = 1  # of one tier
 
 
@@ -56,6 +59,8 @@ class Upstream:
     def __init__(self, addresses: tuple[str, ...], deadline_s: float, events: Events) -> None:
         """Raises TierInvalid."""
         self.addresses = addresses
+        self.deadline_s = deadline_s
+        self.events = events
         # Two tiers that say nothing must not use up what a reader may wait.
         timeout_s = deadline_s / (len(addresses) + 1)
         self._opened = [open_tier(url, timeout_s=timeout_s) for url in addresses]
@@ -92,56 +97,106 @@ def read_image(store: Path, digest: Digest) -> Shown:
     return Shown(digest, index, contents)
 
 
-def serve(request: Request, events: Events, upstream: Upstream, shown: Shown) -> None:
-    """Returns when standard input has ended or the mount is gone. Raises DevloopErrors before
-    it has said "ready"."""
+class Source(NamedTuple):
+    """An image's blobs, as far as they are here or can be had."""
+
+    shown: Shown
+    misses: Misses
+    landing: Landing
+    fds: Descriptors
+    profile: str  # what is fetched ahead, a file
+
+
+def serve(events: Events) -> None:
+    """Does what standard input says (`request`), until it ends or the mount is gone. Raises
+    DevloopErrors before it has said "ready"."""
+    trio.run(_serve, events)
+
+
+async def _serve(events: Events) -> None:
+    lines, upstream = Lines(), None
+    line = await lines.next()
+    if ahead := Ahead.decode(line):
+        upstream = Upstream(ahead.tiers, ahead.deadline_s, events)
+        upstream.connect()
+        line = await lines.next()
+        if announced := Announced.decode(line):
+            async with _announced(announced, upstream) as source:
+                line = await lines.next()
+                if source and (request := announced.request(line, ahead)):
+                    await _show(request, source, lines, events)
+                    return
+        if not line:
+            return  # there was no request after all
+    request = Request.decode(line)
+    if upstream is None or upstream.addresses != request.tiers:
+        upstream = Upstream(request.tiers, request.deadline_s, events)
+    shown = read_image(request.store, request.image)
+    async with _source(request.store, shown, request.profile, upstream) as source:
+        await _show(request, source, lines, events)
+
+
+@contextlib.asynccontextmanager
+async def _announced(announced: Announced, upstream: Upstream) -> AsyncIterator[Source | None]:
+    """What is wrong with it matters only if it is asked for."""
+    shown = None
+    with contextlib.suppress(DevloopError):
+        shown = read_image(announced.store, announced.image)
+    if shown is None:
+        yield None
+        return
+    async with _source(announced.store, shown, announced.profile, upstream) as source:
+        yield source
+
+
+@contextlib.asynccontextmanager
+async def _source(
+    store: Path, shown: Shown, profile: str, upstream: Upstream
+) -> AsyncIterator[Source]:
+    """Fetches what the profile names, from now on."""
+    landing, fds = Landing(store), Descriptors(_descriptor_limit())
+    whole = Whole(shown.digest, shown.tree, landing)
     with upstream.tiers as tiers:
-        landing = Landing(request.store)
-        whole = Whole(shown.digest, shown.tree, landing)
-        trio.run(_serve, request, events, shown, tiers, landing, whole)
+        async with trio.open_nursery() as nursery:
+            events, deadline_s = upstream.events, upstream.deadline_s
+            misses = Misses(
+                *(nursery, tiers, landing, fds, events), deadline_s=deadline_s, settled=whole.look
+            )
+            nursery.start_soon(misses.settle)
+            nursery.start_soon(_look, whole)
+            nursery.start_soon(prefetch, profile, shown.contents, misses, events)
+            yield Source(shown, misses, landing, fds, profile)
+            nursery.cancel_scope.cancel()
+        fds.close()
         with contextlib.suppress(DevloopError, OSError):
             landing.settle()
         whole.look()
         landing.close()
 
 
+async def _show(request: Request, source: Source, lines: Lines, events: Events) -> None:
+    """Mounts it, and answers until the mount is gone."""
+    shown, misses, landing, fds, profile = source
+    operations = Operations(
+        *(_view(request, shown), misses, landing, fds, events), file_of=_FileNames(shown.tree)
+    )
+    _mount(operations, request)
+    try:
+        events.ready()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_with, lines, nursery.cancel_scope)
+            nursery.start_soon(_tune, request.mountpoint)
+            if request.profile != profile:
+                nursery.start_soon(prefetch, request.profile, shown.contents, misses, events)
+            await _answer(events)
+            nursery.cancel_scope.cancel()
+    finally:
+        pyfuse3.close(unmount=True)
+
+
 def _tell(events: Events, note: Note) -> None:
     digest = note.digest.hex() if note.digest is not None else None
     events.tell("tier", tier=note.tier, reason=note.reason, digest=digest)
-
-
-async def _serve(
-    request: Request,
-    events: Events,
-    shown: Shown,
-    tiers: Tiers,
-    landing: Landing,
-    whole: Whole,
-) -> None:
-    fds = Descriptors(_descriptor_limit())
-    async with trio.open_nursery() as nursery:
-        misses = Misses(
-            *(nursery, tiers, landing, fds, events),
-            deadline_s=request.deadline_s,
-            settled=whole.look,
-        )
-        operations = Operations(
-            *(_view(request, shown), misses, landing, fds, events),
-            file_of=_FileNames(shown.tree),
-        )
-        _mount(operations, request)
-        try:
-            events.ready()
-            nursery.start_soon(_end_with_stdin, nursery.cancel_scope)
-            nursery.start_soon(misses.settle)
-            nursery.start_soon(_look, whole)
-            nursery.start_soon(prefetch, request.profile, shown.contents, misses, events)
-            nursery.start_soon(_tune, request.mountpoint)
-            await _answer(events)
-            nursery.cancel_scope.cancel()
-        finally:
-            pyfuse3.close(unmount=True)
-    fds.close()
 
 
 def _mount(operations: Operations, request: Request) -> None:
@@ -183,19 +238,35 @@ async def _answer_once() -> OSError | None:
     return failed[0] if failed else None
 
 
-async def _end_with_stdin(scope: trio.CancelScope) -> None:
+async def _end_with(lines: Lines, scope: trio.CancelScope) -> None:
     """Whoever has started this holds the other end of the pipe, also when it is killed."""
-    os.set_blocking(_STDIN, False)
-    while True:
-        await trio.lowlevel.wait_readable(_STDIN)
-        try:
-            if not os.read(_STDIN, 4096):
-                break
-        except BlockingIOError:
-            continue
-        except OSError:
-            break
+    while await lines.next():
+        pass
     scope.cancel()
+
+
+class Lines:
+    """Of standard input."""
+
+    def __init__(self) -> None:
+        os.set_blocking(_STDIN, False)
+        self._read = bytearray()
+
+    async def next(self) -> bytes:
+        """Empty at the end of it all."""
+        while b"\n" not in self._read and len(self._read) < _MOST_LINE_BYTES:
+            await trio.lowlevel.wait_readable(_STDIN)
+            try:
+                data = os.read(_STDIN, _READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                break
+            self._read += data
+        line, newline, self._read = self._read.partition(b"\n")
+        return bytes(line + newline)
 
 
 def _view(request: Request, shown: Shown) -> View:

@@ -2602,22 +2602,28 @@ class EnsureImageRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
     refresh: _builtins.bool
     """ask what the reference stands for now"""
     workspace_id: _builtins.str
     """a layout's relative path starts in its files"""
     @_builtins.property
     def source(self) -> Global___ImageSource: ...
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """what will probably run: a hint of what to fetch ahead"""
+
     def __init__(
         self,
         *,
         source: Global___ImageSource | None = ...,
         refresh: _builtins.bool = ...,
         workspace_id: _builtins.str = ...,
+        command: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["refresh", b"refresh", "source", b"source", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "refresh", b"refresh", "source", b"source", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,12 +72,12 @@ class Keeper:
         with contextlib.suppress(OSError):  # its end is noticed by who gives it a job
             wire.send(self.socket, {"op": "ahead", "server": server})
 
-    def announce(self, store: Path, index: str) -> None:
-        """Which image its file server will serve. At most once, after `prepare`."""
+    def announce(self, image: Mapping[str, str]) -> None:
+        """{store, index, profile} of what its file server will serve. Once, after `prepare`."""
         if self.is_prepared and not self._is_announced:
             self._is_announced = True
             with contextlib.suppress(OSError):
-                wire.send(self.socket, {"op": "image", "store": str(store), "index": index})
+                wire.send(self.socket, {"op": "image", "image": image})
 
     def close(self) -> None:
         """Of one that never had a job: it ends by itself."""

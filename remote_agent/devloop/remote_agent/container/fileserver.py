@@ -53,9 +53,9 @@ class FileServer:
     def is_for(self, order: dict[str, Any]) -> bool:
         return self._order == order
 
-    def announce(self, store: str, index: str) -> None:
-        """Which image it will serve: it is read meanwhile. At most once, before `serve`."""
-        self._tell_it({"store": store, "index": index})
+    def announce(self, image: dict[str, Any]) -> None:
+        """What it will serve: it begins meanwhile. At most once, before `serve`."""
+        self._tell_it(image)
 
     def serve(self, request: dict[str, Any], target: Path) -> None:
         """At `target`, a directory. Returns when files can be read. Raises NotServed."""

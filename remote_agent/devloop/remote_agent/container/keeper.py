@@ -10,7 +10,7 @@ The agent starts it ahead of time: it loads what it needs and waits for its one 
 
     ahead     {server}                  a file server will be needed: {command, env, ahead}; it
                                         may load. At most once
-    image     {store, index}            which image it will serve; after `ahead`
+    image     {image}                   what it will serve: {store, index, profile}; after `ahead`
     job       {folder, upper, root, records, config, runtime, kind, program, cgroup, limits,
                groups, capabilities, seccomp, namespaces, inside: [folder], files: [name]}
                + fds [control of the spawner inside, questions, log]; made by `job`
@@ -329,7 +329,7 @@ def main(control_fd: int) -> NoReturn:
             enter_private_namespace()
             ahead = FileServer(received.message["server"])
         elif ahead is not None:
-            ahead.announce(received.message["store"], received.message["index"])
+            ahead.announce(received.message["image"])
         received = wire.receive(agent)
     if received is None:
         os._exit(0)

@@ -85,10 +85,11 @@ class Containers:
         if tiers and not self._ahead.is_prepared:
             self._ahead.prepare(server_order(tiers))
 
-    def announce(self, store: Path, index: Digest) -> None:
-        """Of the image that `warm` was about, the index is here."""
+    def announce(self, store: Path, index: Digest, profile: str) -> None:
+        """Of the image that `warm` was about, the index is here, and a profile or none."""
         if self._ahead is not None:
-            self._ahead.announce(store, index.hex())
+            told = {"store": str(store), "index": index.hex(), "profile": profile}
+            self._ahead.announce(told)
 
     async def ensure(self, spec: ContainerSpec) -> ContainerPlace:
         """The container of `spec`, started if need be.
