@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from devloop.cafs.digest import Digest
     from devloop.cafs.index import Index, Inode
+    from devloop.cafs.mount.root import LevelName
 
 KINDS = {
     "file": stat.S_IFREG,
@@ -61,9 +62,10 @@ def namespace() -> Iterator[ProcessPoolExecutor]:
 class Box:
     """Folders of a mounted image."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, level: LevelName = "erofs+overlay") -> None:
         self.base = base
-        self.metadata = base / "image.erofs"
+        self.level = level
+        self.metadata = base / "metadata"
         self.target = base / "root"
         self.upper = base / "upper"
         self.work = base / "work"
@@ -77,7 +79,10 @@ class Box:
 
     def fill(self, index: Index, contents: Mapping[Digest, bytes]) -> None:
         with self.metadata.open("wb") as file:
-            write_metadata(index, file)
+            if self.level == "erofs+overlay":
+                write_metadata(index, file)
+            else:
+                file.write(index.encode())
         files = WholeFiles(self.store)
         for digest, data in contents.items():
             files.put(digest, data)
@@ -87,7 +92,7 @@ class Box:
     def mounted(self, *, writable: bool = False, volatile: bool = False) -> Iterator[Path]:
         upper, work = (self.upper, self.work) if writable else (None, None)
         mount_root(
-            *("erofs+overlay", self.metadata, self.blobs, None, upper, work, self.target),
+            *(self.level, self.metadata, self.blobs, None, upper, work, self.target),
             volatile=volatile,
         )
         try:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from devloop.cafs.digest import Digest
     from devloop.cafs.index import Index
+    from devloop.cafs.mount.root import LevelName
 
 pytestmark = needs_mounts
 
@@ -55,6 +56,7 @@ IMAGE = index_of(
     }
 )
 CONTENTS = {digest_of(data): data for data in FILES.values()}
+LEVELS: tuple[LevelName, ...] = ("erofs+overlay", "tmpfs+overlay")
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +65,8 @@ def apart() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
-def box_in(base: Path) -> Box:
-    box = Box(base)
+def box_in(base: Path, level: LevelName = "erofs+overlay") -> Box:
+    box = Box(base, level)
     box.fill(IMAGE, CONTENTS)
     return box
 
@@ -78,33 +80,39 @@ def mounts_at(path: Path) -> list[str]:
 # ---------------------------------------------------------------------- what it shows
 
 
-def _shown(base: Path, index: Index, contents: dict[Digest, bytes], writable: bool) -> list[str]:
-    box = Box(base)
+def _shown(
+    base: Path, level: LevelName, index: Index, contents: dict[Digest, bytes], writable: bool
+) -> list[str]:
+    box = Box(base, level)
     box.fill(index, contents)
     with box.mounted(writable=writable) as root:
         return differences(root, index, contents)
 
 
 @pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize("level", LEVELS)
 @settings(max_examples=15)
 @given(index=trees(ON_EXT4))
 def test_any_image_is_shown_as_its_index_says(
-    apart: ProcessPoolExecutor, index: Index, writable: bool
+    apart: ProcessPoolExecutor, index: Index, level: LevelName, writable: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        seen = apart.submit(_shown, Path(folder), index, contents_of(index), writable)
+        seen = apart.submit(_shown, Path(folder), level, index, contents_of(index), writable)
         assert seen.result() == []
 
 
-def _devices(base: Path) -> tuple[list[str], dict[str, int]]:
-    box = box_in(base)
+def _devices(base: Path, level: LevelName) -> tuple[list[str], dict[str, int]]:
+    box = box_in(base, level)
     with box.mounted(writable=True) as root:
         inside = {path.name: path.lstat().st_dev for path in (root, *root.iterdir())}
         return differences(root, IMAGE, CONTENTS), inside
 
 
-def test_the_whole_writable_root_is_one_device(apart: ProcessPoolExecutor, tmp_path: Path) -> None:
-    wrong, devices = apart.submit(_devices, tmp_path).result()
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_whole_writable_root_is_one_device(
+    apart: ProcessPoolExecutor, tmp_path: Path, level: LevelName
+) -> None:
+    wrong, devices = apart.submit(_devices, tmp_path, level).result()
     assert wrong == []
     assert len(set(devices.values())) == 1
 
@@ -144,22 +152,23 @@ def test_a_missing_blob_is_an_error_of_its_file_alone(
     assert (said, size, other) == ("ENOENT", 8, b"\7ELF")
 
 
-def _blob_from_the_third_layer(base: Path) -> bytes:
-    box = box_in(base)
+def _blob_from_the_third_layer(base: Path, level: LevelName) -> bytes:
+    box = box_in(base, level)
     third = base / "third"
     box.blobs.rename(third)
     box.blobs.mkdir()
-    mount_root("erofs+overlay", box.metadata, box.blobs, third, None, None, box.target)
+    mount_root(level, box.metadata, box.blobs, third, None, None, box.target)
     try:
         return (box.target / "etc/passwd").read_bytes()
     finally:
         kernel.unmount(str(box.target))
 
 
+@pytest.mark.parametrize("level", LEVELS)
 def test_what_the_blob_folder_lacks_comes_from_the_third_layer(
-    apart: ProcessPoolExecutor, tmp_path: Path
+    apart: ProcessPoolExecutor, tmp_path: Path, level: LevelName
 ) -> None:
-    assert apart.submit(_blob_from_the_third_layer, tmp_path).result() == b"root:x:0"
+    assert apart.submit(_blob_from_the_third_layer, tmp_path, level).result() == b"root:x:0"
 
 
 # ---------------------------------------------------------------------- writing

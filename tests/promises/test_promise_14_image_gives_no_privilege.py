@@ -32,6 +32,7 @@ ID, CAT = (Path(shutil.which(name) or "/nonexistent") for name in ("id", "cat"))
 WAYS: list[tuple[LevelName, bool]] = [
     ("erofs+overlay", False),
     ("erofs+overlay", True),
+    ("tmpfs+overlay", True),
     ("fuse+overlay", False),  # with a copy in the place of the view: the same mounts lie above it
     ("fuse+overlay", True),
     ("unpacked", False),
@@ -104,8 +105,12 @@ def _some_disk() -> tuple[int, int]:
 def _attack(scene: Scene, level: LevelName, writable: bool) -> Attacks:
     box = scene.box
     upper = (scene.copy if level == "unpacked" else box.upper) if writable else None
-    view = None if level == "erofs+overlay" else scene.copy
-    mount_root(level, box.metadata, box.blobs, view, upper, box.work, box.target)
+    view = None if level in ("erofs+overlay", "tmpfs+overlay") else scene.copy
+    metadata = box.metadata
+    if level == "tmpfs+overlay":
+        metadata = box.base / "index"
+        metadata.write_bytes(scene.index.encode())
+    mount_root(level, metadata, box.blobs, view, upper, box.work, box.target)
     try:
         if writable:  # a file that was copied up is as harmless as one that was not
             for path in box.target.iterdir():

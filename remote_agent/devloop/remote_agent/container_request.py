@@ -63,7 +63,9 @@ def _root(wish: ContainerWish, images: Images, profile: str) -> Root:
         return FolderRoot(images.unpacked(wish.index))
     return ImageRoot(
         level=level.name,
-        metadata=images.store.metadata_path(wish.index),
+        metadata=images.store.metadata_path(wish.index)
+        if level.name == "erofs+overlay"
+        else images.store.index_path(wish.index),
         store=images.root,
         index=wish.index.hex(),
         lazy=not images.store.is_complete(wish.index),

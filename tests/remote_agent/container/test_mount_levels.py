@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from devloop.cafs.mount.root import LevelName
 
-LEVELS: tuple[LevelName, ...] = ("erofs+overlay", "fuse+overlay", "unpacked")
+LEVELS: tuple[LevelName, ...] = ("erofs+overlay", "tmpfs+overlay", "fuse+overlay", "unpacked")
 LARGE = bytes(range(256)) * 20_000  # 5 MB: verified in pieces where it is fetched
 ENTRIES = {
     **small_root("sh", "cat", "ls", "stat", "readlink", "md5sum", "mv", "rm", "mkdir"),
@@ -93,7 +93,8 @@ def _root(store: ImageStore, level: LevelName) -> ImageRoot | FolderRoot:
             return FolderRoot(images.unpacked(digest))
         finally:
             images.close()
-    return ImageRoot(level, store.metadata_path(digest), store.root, digest.hex())
+    metadata = {"erofs+overlay": store.metadata_path}.get(level, store.index_path)
+    return ImageRoot(level, metadata(digest), store.root, digest.hex())
 
 
 def said(room: Room, script: str) -> list[str]:

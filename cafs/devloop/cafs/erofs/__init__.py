@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from .placed import is_whiteout
 from .writer import write_metadata
-from .xattrs import MetadataUnwritable, blob_path
+from .xattrs import MetadataUnwritable, blob_path, escaped
 
-__all__ = ["MetadataUnwritable", "blob_path", "is_whiteout", "write_metadata"]
+__all__ = ["MetadataUnwritable", "blob_path", "escaped", "is_whiteout", "write_metadata"]

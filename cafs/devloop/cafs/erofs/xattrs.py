@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from devloop.cafs.digest import Digest
 
-__all__ = ["MetadataUnwritable", "SharedArea", "Xattrs", "blob_path", "encoded"]
+__all__ = ["MetadataUnwritable", "SharedArea", "Xattrs", "blob_path", "encoded", "escaped"]
 
 _HEADER = Struct("<IB7x")
 _ENTRY = Struct("<BBH")
@@ -105,7 +105,7 @@ def encoded(
     inline = [b"" if digest is None else _POINTER + blob_path(digest) + _POINTER_PADDING]
     ids: list[int] = []
     for name, value in xattrs:
-        entry = _entry(_escaped(name), value)
+        entry = _entry(escaped(name), value)
         if entry is None:
             continue
         if len(entry) < _SHARE_FROM_BYTES or len(ids) == _MOST_SHARED:
@@ -126,7 +126,8 @@ def _with_header(entries: bytes, shared_ids: list[int]) -> Xattrs:
     return Xattrs(body, units)
 
 
-def _escaped(name: bytes) -> bytes:
+def escaped(name: bytes) -> bytes:
+    """How overlayfs wants an attribute called, in a lower layer, that it would else obey itself."""
     return _OVERLAY_ESCAPED + name[len(_OVERLAY) :] if name.startswith(_OVERLAY) else name
 
 

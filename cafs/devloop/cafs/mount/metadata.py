@@ -1,4 +1,4 @@
-"""Mounting an image's metadata: a file with an EROFS file system in it."""
+"""Mounting an image's metadata: a file with an EROFS file system in it, or files of a tmpfs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ import os
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from .kernel import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, FileSystem
+from devloop.cafs.index import Index
+
+from .kernel import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    FileSystem,
+    set_attributes,
+)
+from .unpack import write_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["mount_metadata"]
+__all__ = ["mount_metadata", "mount_tree"]
 
 _ATTRIBUTES = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 
@@ -41,6 +50,27 @@ def mount_metadata(path: Path) -> int:
         return _mount_by_loop(fd)
     finally:
         os.close(fd)
+
+
+def mount_tree(index: Path) -> int:
+    """As `mount_metadata`, of an encoded index: every file is made, on a tmpfs of its own.
+
+    Takes some 20 µs of time and 1 KiB of memory for each. Raises OSError and IndexInvalid.
+    """
+    with FileSystem("tmpfs") as tmpfs:
+        tmpfs.set("mode", "0755")
+        mount_fd = tmpfs.mount(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
+    try:
+        folder_fd = os.open(f"/proc/self/fd/{mount_fd}", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            write_tree(Index.decode(index.read_bytes()), folder_fd)
+        finally:
+            os.close(folder_fd)
+        set_attributes(mount_fd, _ATTRIBUTES, recursive=False)
+    except BaseException:
+        os.close(mount_fd)
+        raise
+    return mount_fd
 
 
 def _mount(source: str) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MountLevel", "probe"]
 
-_LEVELS: tuple[LevelName, ...] = ("erofs+overlay", "fuse+overlay", "unpacked")
+_LEVELS: tuple[LevelName, ...] = ("erofs+overlay", "tmpfs+overlay", "fuse+overlay", "unpacked")
 _DEADLINE_S = 15.0
 
 

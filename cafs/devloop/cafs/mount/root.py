@@ -9,6 +9,8 @@ Each level shows the same tree; they differ in who answers:
     erofs+overlay   metadata (EROFS) :: folder of blobs [:: FUSE view of blobs]. The kernel answers
                     but for blobs that are missing. Linux 6.5, CAP_SYS_ADMIN in the first user
                     namespace
+    tmpfs+overlay   the same with metadata that is made as files at each mount. For kernels that
+                    have no EROFS
     fuse+overlay    FUSE view of the whole tree, an overlay on top where it is to be writable. Also
                     in a user namespace, Linux 5.11
     unpacked        a plain copy
@@ -49,7 +51,7 @@ from .kernel import (
     set_attributes,
     unmount,
 )
-from .metadata import mount_metadata
+from .metadata import mount_metadata, mount_tree
 from .namespace import is_first_user_namespace
 
 if TYPE_CHECKING:
@@ -58,9 +60,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LevelName", "MountFailed", "mount_root"]
 
-LevelName = Literal["erofs+overlay", "fuse+overlay", "unpacked"]
+LevelName = Literal["erofs+overlay", "tmpfs+overlay", "fuse+overlay", "unpacked"]
 
 _SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+_METADATA = {"erofs+overlay": mount_metadata, "tmpfs+overlay": mount_tree}
 
 
 class MountFailed(DevloopError):
@@ -88,7 +91,8 @@ def mount_root(
     """Mounts an image's root at the directory `target`, always nosuid and nodev.
 
     erofs+overlay: `metadata` is what `write_metadata` made, `blobs` the folder with ab/cdef…,
-    `fuse` the mount point of the view of blobs, or None when none is missing. fuse+overlay: `fuse`
+    `fuse` the mount point of the view of blobs, or None when none is missing. tmpfs+overlay: the
+    same, but that `metadata` is the index, encoded. fuse+overlay: `fuse`
     is the mount point of the view of the tree. unpacked: `fuse` is the copy, which is shown
     read-only; with `upper` that is shown instead, writable: a copy of the container's own.
 
@@ -101,11 +105,13 @@ def mount_root(
             opened = _Opened(stack)
             target_fd = opened.directory(target)
             writable = _Upper.open(opened, upper, work, volatile)
-            if level == "erofs+overlay":
+            if level in _METADATA:
                 assert metadata is not None
                 assert blobs is not None
                 data = [opened.layer(path) for path in (blobs, fuse) if path is not None]
-                root_fd = _with_metadata(opened, metadata, data, writable, target_fd)
+                root_fd = _with_metadata(
+                    opened, _METADATA[level](metadata), data, writable, target_fd
+                )
             elif level == "fuse+overlay" and upper is not None:
                 assert fuse is not None
                 root_fd = opened.keep(_overlay([opened.layer(fuse)], writable))
@@ -156,11 +162,11 @@ class _Upper(NamedTuple):
 
 
 def _with_metadata(
-    opened: _Opened, metadata: Path, data: list[str], upper: _Upper | None, target_fd: int
+    opened: _Opened, metadata_fd: int, data: list[str], upper: _Upper | None, target_fd: int
 ) -> int:
     """overlayfs takes no layer that is nowhere (before Linux 6.15): the metadata is at the target
     until the overlay holds it."""
-    metadata_fd = opened.keep(mount_metadata(metadata))
+    opened.keep(metadata_fd)
     move_mount(metadata_fd, target_fd)
     try:
         return opened.keep(_overlay([_name_of(metadata_fd), *data], upper))

@@ -27,6 +27,8 @@ from .root import MountFailed, mount_root
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .root import LevelName
+
 __all__ = ["main"]
 
 _BYTES = b"an image can be mounted here\n"
@@ -93,10 +95,17 @@ def _try_erofs(folder: _Folder) -> None:
     folder.store()
     with folder.metadata.open("wb") as file:
         write_metadata(_INDEX, file)
+    _try_metadata("erofs+overlay", folder.metadata, folder)
+
+
+def _try_tmpfs(folder: _Folder) -> None:
+    index = folder.images / "indexes" / folder.store()
+    _try_metadata("tmpfs+overlay", index, folder)
+
+
+def _try_metadata(level: LevelName, metadata: Path, folder: _Folder) -> None:
     for upper, work in ((None, None), (folder.upper, folder.work)):
-        mount_root(
-            *("erofs+overlay", folder.metadata, folder.blobs, None, upper, work, folder.target)
-        )
+        mount_root(level, metadata, folder.blobs, None, upper, work, folder.target)
         _use(folder.target, writable=upper is not None)
 
 
@@ -159,6 +168,7 @@ def _await_ready(server: subprocess.Popen[str]) -> None:
 
 _TRIES: dict[str, Callable[[_Folder], None]] = {
     "erofs+overlay": _try_erofs,
+    "tmpfs+overlay": _try_tmpfs,
     "fuse+overlay": _try_fuse,
     "unpacked": _try_copy,
 }

@@ -1,4 +1,5 @@
-"""An image as a plain copy on disk, where it cannot be mounted."""
+"""An image as plain files: a copy on disk, where it cannot be mounted, or its metadata alone, where
+the kernel has no EROFS."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from devloop.cafs.beneath import Root
 from devloop.cafs.blobdir import disk_full, free_bytes
-from devloop.cafs.erofs import is_whiteout
+from devloop.cafs.erofs import blob_path, escaped, is_whiteout
 from devloop.cafs.errors import Problem
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from devloop.cafs.index import Index, Inode
     from devloop.cafs.wholefiles import WholeFiles
 
-__all__ = ["unpack"]
+__all__ = ["unpack", "write_tree"]
 
 _OF_USERS = b"user."  # attributes that not only root may set
+_METACOPY, _REDIRECT = b"trusted.overlay.metacopy", b"trusted.overlay.redirect"
 
 
 def unpack(index: Index, blobs: WholeFiles, target_fd: int) -> list[Problem]:
@@ -29,7 +31,8 @@ def unpack(index: Index, blobs: WholeFiles, target_fd: int) -> list[Problem]:
     No path leads out of the directory, whoever changes it meanwhile (`beneath`). Every blob is
     verified while it is copied. What could not be made is left out and returned: device nodes, and
     attributes that the file system does not have. Who is not root owns everything himself, and sets
-    only attributes of users. A device 0/0 is left out, as every overlay does.
+    only attributes of users. What overlayfs would obey is escaped for it. A device 0/0 is left out,
+    as every overlay does.
 
     Raises BlobMissing, BlobCorrupt, StoreFull, and OSError (FileExistsError if something is there);
     an unfinished copy is of no use.
@@ -44,15 +47,24 @@ def unpack(index: Index, blobs: WholeFiles, target_fd: int) -> list[Problem]:
     return copy.problems
 
 
-class _Copy:
-    def __init__(
-        self, root: Root, target_fd: int, folder: Path, index: Index, blobs: WholeFiles
-    ) -> None:
+def write_tree(index: Index, target_fd: int) -> None:
+    """As `unpack`, but that files have their size and no bytes: each names its blob as overlayfs
+    wants it, for a directory that is to lie above a data-only layer. For root.
+
+    Raises OSError.
+    """
+    with Root(Path(f"/proc/self/fd/{target_fd}")) as root:
+        _Tree(root, target_fd, Path(f"/proc/self/fd/{target_fd}"), index).make()
+
+
+class _Tree:
+    """Files without bytes."""
+
+    def __init__(self, root: Root, target_fd: int, folder: Path, index: Index) -> None:
         self._root = root
         self._target_fd = target_fd
         self._folder = folder
         self._index = index
-        self._blobs = blobs
         self._is_root = os.geteuid() == 0
         self.left_bytes = sum(inode.size_bytes for inode in index.inodes)
         self.problems: list[Problem] = []
@@ -80,7 +92,7 @@ class _Copy:
         if is_whiteout(inode):
             return False
         if inode.kind == "file":
-            self._make_file(path, inode.digest)
+            self._make_file(path, inode)
         elif inode.kind == "symlink":
             self._root.symlink(inode.target, path)
         elif not self._make_special(path, inode):
@@ -89,13 +101,18 @@ class _Copy:
         self.left_bytes -= inode.size_bytes
         return True
 
-    def _make_file(self, path: bytes, digest: Digest | None) -> None:
+    def _make_file(self, path: bytes, inode: Inode) -> None:
         fd = self._root.create(path)
         try:
-            if digest is not None:
-                self._blobs.copy_to(digest, fd)
+            if inode.digest is not None:
+                self._fill(fd, inode.digest, inode.size_bytes)
         finally:
             os.close(fd)
+
+    def _fill(self, fd: int, digest: Digest, size_bytes: int) -> None:
+        os.ftruncate(fd, size_bytes)
+        os.setxattr(fd, _METACOPY, b"")
+        os.setxattr(fd, _REDIRECT, blob_path(digest))
 
     def _make_special(self, path: bytes, inode: Inode) -> bool:
         kind = {"fifo": stat.S_IFIFO, "chr": stat.S_IFCHR, "blk": stat.S_IFBLK}[inode.kind]
@@ -138,7 +155,7 @@ class _Copy:
 
     def _set_xattr(self, at: str, path: bytes, name: bytes, value: bytes) -> None:
         try:
-            os.setxattr(at, name, value)
+            os.setxattr(at, escaped(name), value)
         except OSError as error:
             # An inode has little room for them on ext4: the disk need not be full.
             if error.errno in (errno.ENOSPC, errno.EDQUOT) and not free_bytes(self._folder):
@@ -147,3 +164,14 @@ class _Copy:
 
     def _problem(self, path: bytes, reason: str) -> None:
         self.problems.append(Problem(Path(os.fsdecode(path)), reason))
+
+
+class _Copy(_Tree):
+    def __init__(
+        self, root: Root, target_fd: int, folder: Path, index: Index, blobs: WholeFiles
+    ) -> None:
+        super().__init__(root, target_fd, folder, index)
+        self._blobs = blobs
+
+    def _fill(self, fd: int, digest: Digest, size_bytes: int) -> None:
+        self._blobs.copy_to(digest, fd)
