@@ -1,8 +1,9 @@
 """A tier that is another agent's images, reached by the system's `ssh`: ssh://HOST[/STATE FOLDER].
 
-HOST is [USER@]NAME[:PORT], or a name from ~/.ssh/config. One connection serves one call at a time;
-up to CONNECTIONS are opened as they are needed, and kept. `ssh_server` is the far side; its text
-goes along, so nothing has to be installed there. Nobody is asked for a password.
+HOST is [USER@]NAME[:PORT], or a name from ~/.ssh/config. Pieces of blobs share one connection; any
+other call has one to itself, of CONNECTIONS that are opened as they are needed, and kept.
+`ssh_server` is the far side; its text goes along, so nothing has to be installed there. Nobody is
+asked for a password.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from devloop.cafs.digest import digest_of_file
 from devloop.cafs.errors import BlobMismatch, BlobMissing
 from devloop.cafs.ssh_ciphers import fast_first
 
-from .ssh_connection import Connection, Lost
+from .ssh_connection import Connection, Lost, Pipeline
 from .tier import (
     MAX_NAMED_BYTES,
     TierUnreachable,
@@ -65,6 +66,8 @@ class SshTier:
         self._idle: list[Connection] = []
         self._lock = Lock()
         self._slots = BoundedSemaphore(CONNECTIONS)
+        self._sharing = Lock()
+        self._pipeline: Pipeline | None = None
         self._put_lock = Lock()
         self._putting: Connection | None = None  # what it was told last is not settled yet
         self._unsettled_bytes = 0
@@ -77,6 +80,9 @@ class SshTier:
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
+        with self._sharing:
+            if self._pipeline is not None:
+                self._pipeline.close()
         with self._put_lock:
             if self._putting is not None:
                 idle.append(self._putting)
@@ -113,18 +119,16 @@ class SshTier:
                 yield piece
 
     def fetch_range(self, digest: Digest, offset: int, size_bytes: int) -> bytes:
-        parts = []
-        with self._connected() as connection:
-            starts = range(offset, offset + size_bytes, _PIECE_BYTES)
-            for start in starts:
-                count = min(_PIECE_BYTES, offset + size_bytes - start)
-                connection.ask(_get(digest, start, count))
-            answers = [connection.answer() for _ in starts]
-        for fields, piece in answers:
-            if "missing" in fields:
-                raise BlobMissing(digest)
-            parts.append(piece)
-        return b"".join(parts)
+        end = offset + size_bytes
+        starts = range(offset, end, _PIECE_BYTES)
+        asked = [_get(digest, start, min(_PIECE_BYTES, end - start)) for start in starts]
+        try:
+            answers = self._shared().call(asked)
+        except Lost as error:
+            raise TierUnreachable(self._name, str(error)) from None
+        if any("missing" in fields for fields, _ in answers):
+            raise BlobMissing(digest)
+        return b"".join(piece for _, piece in answers)
 
     def fetch_many(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Digest, bytes]]:
         for batch in _batches(wanted):
@@ -206,6 +210,15 @@ class SshTier:
                 raise
 
     # ------------------------------------------------------------------ connections
+
+    def _shared(self) -> Pipeline:
+        """The one for pieces of blobs: there are many, and small ones. Raises TierUnreachable."""
+        with self._sharing:
+            if self._pipeline is None or self._pipeline.is_lost:
+                with self._lock:
+                    connection = self._idle.pop() if self._idle else None
+                self._pipeline = Pipeline(connection or self._connect())
+            return self._pipeline
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Connection]:

@@ -1,4 +1,4 @@
-"""One `ssh` process and the framing that it carries. For one thread at a time.
+"""One `ssh` process and the framing that it carries: for one thread at a time, or by a pipeline.
 
 Every wait has a deadline: `timeout_s` without a byte is a lost connection.
 """
@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from importlib import resources
+from threading import Condition, Lock
 from typing import TYPE_CHECKING, Any
 
 from .ssh_server import MAGIC
@@ -20,7 +21,7 @@ from .ssh_server import MAGIC
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Connection", "Lost"]
+__all__ = ["Answer", "Connection", "Lost", "Pipeline"]
 
 _CONNECT_S = (
     20.0  # at most, for the connection and the login shell; less where the tier allows less
@@ -29,6 +30,9 @@ _MOST_NOISE = 1 << 16  # of what a login shell may print first
 _MOST_HEAD = 64 << 20
 _MOST_BODY = 16 << 20
 _READ_BYTES = 1 << 18
+
+
+Answer = tuple[dict[str, Any], bytes]
 
 
 class Lost(Exception):
@@ -67,6 +71,10 @@ class Connection:
     def is_open(self) -> bool:
         return self._process.stdin is not None and not self._process.stdin.closed
 
+    def kill(self) -> None:
+        """From any thread: whoever reads from it or writes to it gets Lost."""
+        self._process.kill()
+
     def close(self) -> None:
         """Idempotent. Ends the far side, too."""
         if not self.is_open:
@@ -85,9 +93,7 @@ class Connection:
         for piece in body:
             self._write(piece)
 
-    def answer(
-        self, most_bytes: int = _MOST_BODY, *, wait_s: float | None = None
-    ) -> tuple[dict[str, Any], bytes]:
+    def answer(self, most_bytes: int = _MOST_BODY, *, wait_s: float | None = None) -> Answer:
         """To the oldest request that has none yet. Raises Lost."""
         head_bytes = struct.unpack(">I", self._read(4, wait_s))[0]
         if head_bytes > _MOST_HEAD:
@@ -157,3 +163,69 @@ class Connection:
         if status == 127:
             return Lost(f"python3 does not run there: {said}"[:300])
         return Lost(f"the connection was lost: {said or f'ssh exits with {status}'}"[:300])
+
+
+class Pipeline:
+    """A connection for many threads: what one asks goes out while the answers to others come in, so
+    that a small request does not cost the link a round trip."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._asking = Lock()
+        self._turn = Condition()  # of all that follows
+        self._asked = self._answered = 0
+        self._users = 0
+        self.is_lost = False
+
+    def call(self, requests: Sequence[dict[str, Any]]) -> list[Answer]:
+        """The answers, in the same order. Raises Lost."""
+        with self._turn:
+            if self.is_lost:
+                raise Lost("the connection was lost")
+            self._users += 1
+        try:
+            return self._answers(self._ask(requests), len(requests))
+        except BaseException:
+            self._lose()  # nobody knows whose answer comes next
+            raise
+        finally:
+            with self._turn:
+                self._users -= 1
+                self._close_unused()
+
+    def close(self) -> None:
+        """Whoever still waits for an answer gets Lost."""
+        self._lose()
+        with self._turn:
+            self._close_unused()
+
+    def _ask(self, requests: Sequence[dict[str, Any]]) -> int:
+        with self._asking:
+            number, self._asked = self._asked, self._asked + 1
+            for fields in requests:
+                self._connection.ask(fields)
+        return number
+
+    def _answers(self, number: int, count: int) -> list[Answer]:
+        with self._turn:
+            # It comes: who is before us has his answer within the deadline, or loses all.
+            self._turn.wait_for(lambda: self._answered == number or self.is_lost)
+            if self.is_lost:
+                raise Lost("the connection was lost")
+        answers = [self._connection.answer() for _ in range(count)]
+        with self._turn:
+            self._answered += 1
+            self._turn.notify_all()
+        return answers
+
+    def _lose(self) -> None:
+        with self._turn:
+            if not self.is_lost:
+                self.is_lost = True
+                self._connection.kill()
+                self._turn.notify_all()
+
+    def _close_unused(self) -> None:
+        """A descriptor that somebody still reads from must not become another file's."""
+        if self.is_lost and not self._users:
+            self._connection.close()
