@@ -24,6 +24,7 @@ _PAGE_BYTES = mmap.PAGESIZE
 _ENTRY_BYTES = 8  # of pagemap, kpageflags and kpagecount
 _PRESENT, _FRAME_BITS = 1 << 63, (1 << 55) - 1
 _REFERENCED, _ACTIVE, _TAIL = 1 << 2, 1 << 6, 1 << 16
+_AROUND_PAGES = 16  # half of what the kernel reads around a page, by default
 _MOST_PAGES = 1 << 14  # looked at in one go
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -41,7 +42,8 @@ def let_go(path: Path) -> None:
 
 def used_pieces(path: Path, piece_bytes: int) -> list[int]:
     """The numbers of the pieces of the file in which a page was used, or, where that cannot be
-    known, is in memory. `piece_bytes` is a multiple of a page. Raises OSError."""
+    known, is in memory; and those that are read along with it, since a page that is touched comes
+    with its neighbours. `piece_bytes` is a multiple of a page. Raises OSError."""
     with path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=_READ_WRITE)
     with memory:
@@ -55,7 +57,11 @@ def used_pieces(path: Path, piece_bytes: int) -> list[int]:
             except OSError:
                 here = _resident(memory)
     step = piece_bytes // _PAGE_BYTES
-    return [at // step for at in range(0, len(here), step) if 1 in here[at : at + step]]
+    return [
+        at // step
+        for at in range(0, len(here), step)
+        if 1 in here[max(0, at - _AROUND_PAGES) : at + step + _AROUND_PAGES]
+    ]
 
 
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE  # private: nothing is written to the file

@@ -35,7 +35,8 @@ __all__ = ["Misses"]
 _THREADS = 16  # for what somebody waits for
 _BEHIND_THREADS = 4  # for completing large blobs
 _BEHIND_AT_ONCE = 2  # requests for one blob
-_AHEAD_THREADS = 8  # for what a profile names
+_AHEAD_THREADS = 6  # for what a profile names
+_AHEAD_AT_ONCE = 3  # requests for pieces of large blobs
 _SETTLE_S = 0.3
 # A start is over when nobody has wanted anything for so long, and is past its time after that.
 _QUIET_S = 1.0
@@ -65,8 +66,8 @@ class Misses:
         self._flights = flights(threads=_THREADS)
         self._behind = flights(threads=_BEHIND_THREADS)
         self._ahead = flights(threads=_AHEAD_THREADS)
-        self._ahead_slots = trio.Semaphore(_AHEAD_THREADS)
-        self._may_complete = trio.Event()
+        self._ahead_slots = trio.Semaphore(_AHEAD_AT_ONCE)
+        self.start_is_over = trio.Event()
         self._partials: dict[Digest, Partial] = {}
         self._coming: dict[tuple[Digest, int], Flight] = {}  # by chunk
         self._completing: set[Digest] = set()
@@ -111,9 +112,9 @@ class Misses:
         while (at := self._wanted_at + _QUIET_S) > trio.current_time() < end:  # noqa: ASYNC110 (time)
             await trio.sleep_until(min(at, end))
 
-    def complete_from_now(self) -> None:
-        """What else large blobs hold may take its share of the link."""
-        self._may_complete.set()
+    def end_start(self) -> None:
+        """From now on, what else large blobs hold may take its share of the link."""
+        self.start_is_over.set()
 
     async def bring(self, contents: Sequence[Content]) -> None:
         """Small blobs, in one request. Raises nothing: who needs one that is missing is told.
@@ -133,7 +134,7 @@ class Misses:
         if large is None:
             return  # it is here, whole
         async with trio.open_nursery() as nursery:
-            for _ in range(_AHEAD_THREADS):
+            for _ in range(_AHEAD_AT_ONCE):
                 nursery.start_soon(self._bring_some, large, first, chunks)
 
     async def _bring_some(self, large: Partial, first: int, chunks: int) -> None:
@@ -243,7 +244,7 @@ class Misses:
     async def _complete_all(self, large: Partial) -> None:
         """Ends at the first error: the next reader who gets something starts it again."""
         try:
-            await self._may_complete.wait()
+            await self.start_is_over.wait()
             async with trio.open_nursery() as nursery:
                 for _ in range(_BEHIND_AT_ONCE):
                     nursery.start_soon(self._complete_some, large)

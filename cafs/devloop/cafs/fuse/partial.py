@@ -25,7 +25,7 @@ __all__ = ["Partial", "Span"]
 
 _ABSENT, _ASKED, _HERE = 0, 1, 2
 _SPAN_CHUNKS = 16  # in one request: 10 ms of way do not matter much beside 4 MiB
-_READER_CHUNKS = 4  # while somebody waits: what the kernel reads at once
+_SOON_CHUNKS = 4  # of what somebody waits for, or will soon: as much as the kernel reads at once
 _HASH_BYTES = 4 << 20
 
 
@@ -68,7 +68,7 @@ class Partial:
         """From that chunk on, which somebody waits for; None when it was asked for already."""
         if self._state[chunk] != _ABSENT:
             return None
-        return self._ask_from(chunk, min(chunk + _READER_CHUNKS, len(self._chunks)))
+        return self._ask_from(chunk, min(chunk + _SOON_CHUNKS, len(self._chunks)))
 
     def ask_next(self) -> Span | None:
         """What nobody waits for yet, after the place that was read last."""
@@ -83,7 +83,7 @@ class Partial:
         """The next few of those chunks that nobody has asked for."""
         end = min(first + chunks, len(self._chunks))
         found = self._state.find(_ABSENT, first, end)
-        return self._ask_from(found, end) if found >= 0 else None
+        return self._ask_from(found, min(found + _SOON_CHUNKS, end)) if found >= 0 else None
 
     def _ask_from(self, first: int, end: int) -> Span:
         last = min(first + _SPAN_CHUNKS, end)

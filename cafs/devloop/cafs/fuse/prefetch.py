@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["prefetch"]
 
-_TASKS = 8
-_BATCH_BYTES = 2 << 20
+# What they have under way is what a reader's request waits for on a shared link: enough for 10 ms
+# of way at several Gbit/s, and no more.
+_SMALL_TASKS = 2
+_PIECES_TASKS = 3
+_FIRST_BATCH_BYTES = 64 << 10  # the first files are those that somebody waits for already
+_BATCH_BYTES = 1 << 20
 _BATCH_BLOBS = 256
 
 
@@ -35,56 +39,67 @@ class _Pieces(NamedTuple):
     chunks: int
 
 
-_Work = list["Content"] | _Pieces
-
-
 async def prefetch(path: str, contents: Contents, misses: Misses, events: Events) -> None:
     """The profile at `path`, then, once the start is over, whatever else large blobs hold; at once
     where `path` is empty. Raises nothing."""
     try:
         if path:
             profile = Profile.decode(await trio.Path(path).read_bytes())
-            await _fetch(_portions(profile, contents), misses)
+            await _fetch(profile, contents, misses)
             await misses.quiet()
     except (DevloopError, OSError) as error:
         events.tell("tier", tier=Path(path).name, reason=str(error), digest=None)
     finally:
-        misses.complete_from_now()
+        misses.end_start()
 
 
-async def _fetch(waiting: Iterator[_Work], misses: Misses) -> None:
+async def _fetch(profile: Profile, contents: Contents, misses: Misses) -> None:
+    """Small files do not stand in a line with the pieces of large ones: of a library a program
+    needs some at once, many later, and it goes on with small files meanwhile."""
+    small, pieces = _batches(profile, contents), _pieces(profile, contents)
     async with trio.open_nursery() as nursery:
-        for _ in range(_TASKS):
-            nursery.start_soon(_fetch_some, waiting, misses)
+        for _ in range(_SMALL_TASKS):
+            nursery.start_soon(_fetch_small, small, misses)
+        for _ in range(_PIECES_TASKS):
+            nursery.start_soon(_fetch_pieces, pieces, misses)
 
 
-async def _fetch_some(waiting: Iterator[_Work], misses: Misses) -> None:
-    for portion in waiting:
-        if not isinstance(portion, _Pieces):
-            await misses.bring(portion)
-            continue
+async def _fetch_small(waiting: Iterator[list[Content]], misses: Misses) -> None:
+    for batch in waiting:
+        await misses.bring(batch)
+
+
+async def _fetch_pieces(waiting: Iterator[_Pieces], misses: Misses) -> None:
+    for pieces in waiting:
         try:
-            await misses.bring_pieces(*portion)
+            await misses.bring_pieces(*pieces)
         except Exception:  # noqa: BLE001 (a tier may raise anything, and its readers go on)
             pass  # whoever reads it is told why
 
 
-def _portions(profile: Profile, contents: Contents) -> Iterator[_Work]:
-    """In the order of the profile. What the image does not have (any more) is passed over."""
-    batch: list[Content] = []
-    batch_bytes = 0
+# Both in the order of the profile. What the image does not have (any more) is passed over.
+
+
+def _pieces(profile: Profile, contents: Contents) -> Iterator[_Pieces]:
     for digest, first, chunks in profile.touches:
         content = contents.get(digest)
-        if content is None:
-            continue
-        if content.chunks is not None:
+        if content is not None and content.chunks is not None:
             whole = -(-content.size_bytes // CHUNK_BYTES)
             yield _Pieces(content, min(first, whole - 1), chunks or whole)
+
+
+def _batches(profile: Profile, contents: Contents) -> Iterator[list[Content]]:
+    batch: list[Content] = []
+    batch_bytes, limit_bytes = 0, _FIRST_BATCH_BYTES
+    for digest, _, _ in profile.touches:
+        content = contents.get(digest)
+        if content is None or content.chunks is not None:
             continue
         batch.append(content)
         batch_bytes += content.size_bytes
-        if batch_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_BLOBS:
+        if batch_bytes >= limit_bytes or len(batch) >= _BATCH_BLOBS:
             yield batch
             batch, batch_bytes = [], 0
+            limit_bytes = min(2 * limit_bytes, _BATCH_BYTES)
     if batch:
         yield batch

@@ -50,7 +50,6 @@ _IDLE_TASKS = 8
 _STDIN = 0
 _MOST_LINE_BYTES = 1 << 20
 _READ_BYTES = 1 << 16
-_CONNECTIONS_AHEAD = 1  # of one tier
 
 
 class Upstream:
@@ -67,11 +66,10 @@ class Upstream:
         self.tiers = Tiers(self._opened, tell=lambda note: _tell(events, note))
 
     def connect(self) -> None:
-        """To each of them, several times, behind the caller's back. Who does not answer now is
-        named once somebody needs him."""
+        """To each of them, behind the caller's back. Who does not answer now is named once somebody
+        needs him."""
         for tier in self._opened:
-            for _ in range(_CONNECTIONS_AHEAD):
-                Thread(target=_greet, args=(tier,), daemon=True).start()
+            Thread(target=_greet, args=(tier,), daemon=True).start()
 
 
 def _greet(tier: Tier) -> None:
@@ -185,7 +183,7 @@ async def _show(request: Request, source: Source, lines: Lines, events: Events) 
         events.ready()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_with, lines, nursery.cancel_scope)
-            nursery.start_soon(_tune, request.mountpoint)
+            nursery.start_soon(_tune, request.mountpoint, misses)
             if request.profile != profile:
                 nursery.start_soon(prefetch, request.profile, shown.contents, misses, events)
             await _answer(events)
@@ -211,8 +209,10 @@ async def _look(whole: Whole) -> None:
     await trio.to_thread.run_sync(whole.look, abandon_on_cancel=True)
 
 
-async def _tune(mountpoint: Path) -> None:
-    """Behind the back of those who read already."""
+async def _tune(mountpoint: Path, misses: Misses) -> None:
+    """Behind the back of those who read already. Until a start is over, what the kernel reads ahead
+    is mostly what nobody needs."""
+    await misses.start_is_over.wait()
     with contextlib.suppress(OSError):  # slower, and nothing worse
         device = device_of(mountpoint)
         if device is not None:

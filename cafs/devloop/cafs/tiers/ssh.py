@@ -1,9 +1,9 @@
 """A tier that is another agent's images, reached by the system's `ssh`: ssh://HOST[/STATE FOLDER].
 
-HOST is [USER@]NAME[:PORT], or a name from ~/.ssh/config. Pieces of blobs share one connection; any
-other call has one to itself, of CONNECTIONS that are opened as they are needed, and kept.
-`ssh_server` is the far side; its text goes along, so nothing has to be installed there. Nobody is
-asked for a password.
+HOST is [USER@]NAME[:PORT], or a name from ~/.ssh/config. Whoever reads shares one connection, and
+whoever puts another: more of them would each cost both sides a key exchange, and no link is faster
+by that. `ssh_server` is the far side; its text goes along, so nothing has to be installed there.
+Nobody is asked for a password.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 from functools import cached_property
-from threading import BoundedSemaphore, Lock
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 
     from devloop.cafs.digest import Digest
 
+    from .ssh_connection import Answer
     from .tier import Wanted
 
 __all__ = ["SshTier"]
 
-CONNECTIONS = 4
 _PIECE_BYTES = 1 << 20
-_MANY_BYTES = 8 << 20  # in one request for small blobs
+_AT_ONCE_BYTES = 4 << 20  # of a large blob: others have their turn in between
+_MANY_BYTES = 4 << 20  # in one request for small blobs
 _MANY = 512
 _SETTLE_BYTES = 64 << 20
 
@@ -63,10 +64,7 @@ class SshTier:
         self._folder = unquote(parts.path) if parts.path != "/" else ""
         self._timeout_s = timeout_s
         self._name = url.rstrip("/")
-        self._idle: list[Connection] = []
-        self._lock = Lock()
-        self._slots = BoundedSemaphore(CONNECTIONS)
-        self._sharing = Lock()
+        self._read_lock = Lock()
         self._pipeline: Pipeline | None = None
         self._put_lock = Lock()
         self._putting: Connection | None = None  # what it was told last is not settled yet
@@ -77,81 +75,78 @@ class SshTier:
         return self._name
 
     def close(self) -> None:
-        with self._lock:
+        with self._read_lock:
             self._is_closed = True
-            idle, self._idle = self._idle, []
-        with self._sharing:
             if self._pipeline is not None:
                 self._pipeline.close()
         with self._put_lock:
             if self._putting is not None:
-                idle.append(self._putting)
+                self._putting.close()
             self._putting = None
-        for connection in idle:
-            connection.close()
 
     # ------------------------------------------------------------------ reading
 
     def has(self, digests: Sequence[Digest]) -> set[Digest]:
         found: set[str] = set()
-        with self._connected() as connection:
-            for start in range(0, len(digests), 10_000):
-                batch = [digest.hex() for digest in digests[start : start + 10_000]]
-                connection.ask({"op": "has", "digests": batch})
-                found.update(connection.answer()[0]["has"])
+        for start in range(0, len(digests), 10_000):
+            batch = [digest.hex() for digest in digests[start : start + 10_000]]
+            ((fields, _),) = self._call([{"op": "has", "digests": batch}])
+            found.update(fields["has"])
         return {digest for digest in digests if digest.hex() in found}
 
     def fetch(self, digest: Digest, size_bytes: int) -> Iterator[bytes]:
-        """Several pieces are asked for ahead of the one that is awaited."""
-        starts = range(0, max(size_bytes, 1), _PIECE_BYTES)
-        with self._connected() as connection:
-            asked = 0
-            for number in range(len(starts)):
-                while asked < min(number + 4, len(starts)):
-                    count = min(_PIECE_BYTES, size_bytes - starts[asked])
-                    connection.ask(_get(digest, starts[asked], count))
-                    asked += 1
-                fields, piece = connection.answer()
-                if "missing" in fields:
-                    for _ in range(asked - number - 1):
-                        connection.answer()
-                    raise BlobMissing(digest)
-                yield piece
+        for start in range(0, max(size_bytes, 1), _AT_ONCE_BYTES):
+            yield from self._pieces(digest, start, min(_AT_ONCE_BYTES, size_bytes - start))
 
     def fetch_range(self, digest: Digest, offset: int, size_bytes: int) -> bytes:
+        return b"".join(self._pieces(digest, offset, size_bytes))
+
+    def _pieces(self, digest: Digest, offset: int, size_bytes: int) -> list[bytes]:
         end = offset + size_bytes
-        starts = range(offset, end, _PIECE_BYTES)
-        asked = [_get(digest, start, min(_PIECE_BYTES, end - start)) for start in starts]
-        try:
-            answers = self._shared().call(asked)
-        except Lost as error:
-            raise TierUnreachable(self._name, str(error)) from None
+        starts = range(offset, max(end, offset + 1), _PIECE_BYTES)
+        get = {"op": "get", "digest": digest.hex()}
+        asked = [get | {"offset": at, "count": min(_PIECE_BYTES, end - at)} for at in starts]
+        answers = self._call(asked)
         if any("missing" in fields for fields, _ in answers):
             raise BlobMissing(digest)
-        return b"".join(piece for _, piece in answers)
+        return [piece for _, piece in answers]
 
     def fetch_many(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Digest, bytes]]:
         for batch in _batches(wanted):
             count = max(size_bytes for _, size_bytes in batch)
             digests = [digest.hex() for digest, _ in batch]
-            with self._connected() as connection:
-                connection.ask({"op": "many", "digests": digests, "count": count})
-                for digest, _ in batch:
-                    fields, data = connection.answer()
-                    if "missing" not in fields:
-                        yield digest, data
+            many = {"op": "many", "digests": digests, "count": count}
+            answers = self._call([many], answers=len(batch))
+            for (digest, _), (fields, data) in zip(batch, answers, strict=True):
+                if "missing" not in fields:
+                    yield digest, data
 
     def get_named(self, name: str) -> bytes | None:
-        with self._connected() as connection:
-            connection.ask({"op": "named", "name": check_name(name), "count": MAX_NAMED_BYTES})
-            fields, data = connection.answer(MAX_NAMED_BYTES)
+        named = {"op": "named", "name": check_name(name), "count": MAX_NAMED_BYTES}
+        ((fields, data),) = self._call([named], most_bytes=MAX_NAMED_BYTES)
         return None if "missing" in fields else data
 
     def list_named(self, prefix: str) -> list[str]:
         folder, start = check_prefix(prefix)
-        with self._connected() as connection:
-            connection.ask({"op": "list", "folder": folder, "start": start})
-            return [f"{folder}/{name}" for name in connection.answer()[0]["names"]]
+        ((fields, _),) = self._call([{"op": "list", "folder": folder, "start": start}])
+        return [f"{folder}/{name}" for name in fields["names"]]
+
+    def _call(
+        self, requests: Sequence[dict[str, Any]], *, answers: int = 0, most_bytes: int = 0
+    ) -> list[Answer]:
+        """Raises TierUnreachable."""
+        try:
+            return self._reader().call(requests, answers=answers, most_bytes=most_bytes)
+        except Lost as error:
+            raise TierUnreachable(self._name, str(error)) from None
+
+    def _reader(self) -> Pipeline:
+        with self._read_lock:
+            if self._pipeline is None or self._pipeline.is_lost:
+                if self._is_closed:
+                    raise TierUnreachable(self._name, "it is not used any more")
+                self._pipeline = Pipeline(self._connect())
+            return self._pipeline
 
     # ------------------------------------------------------------------ putting
 
@@ -211,45 +206,11 @@ class SshTier:
 
     # ------------------------------------------------------------------ connections
 
-    def _shared(self) -> Pipeline:
-        """The one for pieces of blobs: there are many, and small ones. Raises TierUnreachable."""
-        with self._sharing:
-            if self._pipeline is None or self._pipeline.is_lost:
-                with self._lock:
-                    connection = self._idle.pop() if self._idle else None
-                self._pipeline = Pipeline(connection or self._connect())
-            return self._pipeline
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        if not self._slots.acquire(timeout=self._timeout_s):
-            raise TierUnreachable(self._name, "all connections are in use")
-        try:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            connection = connection or self._connect()
-            try:
-                with self._explained(connection):
-                    yield connection
-            finally:
-                self._keep(connection)
-        finally:
-            self._slots.release()
-
-    def _keep(self, connection: Connection) -> None:
-        with self._lock:
-            if not self._is_closed and connection.is_open:
-                self._idle.append(connection)
-                return
-        connection.close()
-
     @contextlib.contextmanager
     def _explained(self, connection: Connection) -> Iterator[None]:
         """A connection of which an answer may not have been read to its end is closed."""
         try:
             yield
-        except BlobMissing:
-            raise  # an answer like any other
         except Lost as error:
             connection.close()
             raise TierUnreachable(self._name, str(error)) from None
@@ -282,10 +243,6 @@ def _ciphers(host: list[str]) -> str:
     done = subprocess.run(["ssh", "-T", "-G", *host], capture_output=True, text=True, check=False)
     found = (line.partition(" ")[2] for line in done.stdout.splitlines() if line[:8] == "ciphers ")
     return next(found, "")
-
-
-def _get(digest: Digest, offset: int, count: int) -> dict[str, Any]:
-    return {"op": "get", "digest": digest.hex(), "offset": offset, "count": count}
 
 
 def _batches(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:

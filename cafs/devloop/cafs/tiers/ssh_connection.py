@@ -177,14 +177,18 @@ class Pipeline:
         self._users = 0
         self.is_lost = False
 
-    def call(self, requests: Sequence[dict[str, Any]]) -> list[Answer]:
-        """The answers, in the same order. Raises Lost."""
+    def call(
+        self, requests: Sequence[dict[str, Any]], *, answers: int = 0, most_bytes: int = 0
+    ) -> list[Answer]:
+        """The answers, in the same order: one to each, where `answers` does not say how many there
+        are. `most_bytes`: what one may hold, where that is much. Raises Lost."""
         with self._turn:
             if self.is_lost:
                 raise Lost("the connection was lost")
             self._users += 1
         try:
-            return self._answers(self._ask(requests), len(requests))
+            number = self._ask(requests)
+            return self._answers(number, answers or len(requests), most_bytes or _MOST_BODY)
         except BaseException:
             self._lose()  # nobody knows whose answer comes next
             raise
@@ -206,13 +210,13 @@ class Pipeline:
                 self._connection.ask(fields)
         return number
 
-    def _answers(self, number: int, count: int) -> list[Answer]:
+    def _answers(self, number: int, count: int, most_bytes: int) -> list[Answer]:
         with self._turn:
             # It comes: who is before us has his answer within the deadline, or loses all.
             self._turn.wait_for(lambda: self._answered == number or self.is_lost)
             if self.is_lost:
                 raise Lost("the connection was lost")
-        answers = [self._connection.answer() for _ in range(count)]
+        answers = [self._connection.answer(most_bytes) for _ in range(count)]
         with self._turn:
             self._answered += 1
             self._turn.notify_all()
