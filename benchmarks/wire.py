@@ -4,7 +4,8 @@
 
 The delay is for each direction, so that a round trip takes twice as long. The rate, too, is that of
 each direction, shared by all connections; without one it is not limited.
-COUNTS_FILE holds the bytes to the target and those back, and is written when bytes have passed.
+COUNTS_FILE holds the bytes to the target and those back, and is written 20 ms after bytes have
+passed: a file for each piece took as long as the bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = ["main"]
 
 PIECE_BYTES = 1 << 18
 MOST_UNDER_WAY = 1 << 12  # pieces
+NOTE_PERIOD_S = 0.02
 
 
 class Wire:
@@ -30,6 +32,7 @@ class Wire:
         self._delay_s = delay_s
         self._counts_file = counts
         self._counts = [0, 0]
+        self._is_noting = False
         self._note()
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,7 +58,9 @@ class Wire:
                 )
                 came.set()
                 self._counts[which] += len(data)
-                self._note()
+                if not self._is_noting:
+                    self._is_noting = True
+                    loop.call_later(NOTE_PERIOD_S, self._note)
         under_way.append((loop.time() + self._delay_s, b""))
         came.set()
         await writing
@@ -92,6 +97,7 @@ class Wire:
         return self._free_s[which]
 
     def _note(self) -> None:
+        self._is_noting = False
         self._counts_file.write_text(f"{self._counts[0]} {self._counts[1]}\n")
 
 
