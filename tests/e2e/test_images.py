@@ -334,6 +334,7 @@ class TestTiers:
         assert victim.lstrip("/") in done.stderr.replace(f"cat: {victim}", ""), done
         assert digest[:12] in done.stderr, done
         assert own_box.exec(project, "echo", "others", "run").text == "others run\n"
+        assert own_box.run(project, "image", "verify").code == 0
 
 
 def _with_env(registry: Registry, variable: str, name: str) -> str:

@@ -159,8 +159,10 @@ def meddle(registry: Registry) -> Iterator[Meddler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            with contextlib.suppress(OSError):  # who asked has left
+            try:
                 meddler.answer(self)
+            except (OSError, http.client.HTTPException):  # who asked has left, or the registry has
+                self.close_connection = True
 
         def log_message(self, *_: object) -> None:
             pass

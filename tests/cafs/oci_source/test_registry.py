@@ -308,6 +308,31 @@ class TestTrouble:
                 read_all(source)
             assert time.monotonic() - began < 5
 
+    def test_one_that_is_gone_in_mid_layer_costs_nothing_of_what_was_here(
+        self, registry: Registry, tmp_path: Path
+    ) -> None:
+        push(registry, tmp_path / "layout")
+        digest = self.large(registry.name("team/train:1"))
+        write_layout(tmp_path / "base", [Image(LAYERS[:1])])
+        registry.push(f"oci:{tmp_path / 'base'}:latest", "team/base:1")
+
+        def end(ask: Ask) -> Spoiled | None:
+            if is_large_blob(ask, digest) and ask.number:
+                registry.kill()
+            return Spoiled(cut_at=1_000_000) if is_large_blob(ask, digest) else None
+
+        with meddle(registry) as meddler, ImageStore(tmp_path / "images") as store:
+            with opened(meddler.name("team/base:1")) as source:
+                before = store.add(ingest(source, store.blobs, store))
+            meddler.rules.append(end)
+            with (
+                opened(meddler.name("team/train:1"), HASTY) as source,
+                pytest.raises(RegistryUnreachable, match=r"after 1,000,000 of 3,\d+,\d+ bytes"),
+            ):
+                ingest(source, store.blobs, store)
+            assert list(store.verify()) == []
+            assert not store.missing(store.index(before))
+
     def test_a_failing_registry_is_not_asked_forever(self, meddler: Meddler) -> None:
         meddler.rules.append(lambda _: Spoiled(status=500))
         with pytest.raises(RegistryFailed, match="answers 500"):

@@ -103,6 +103,8 @@ class _Resuming:
                 count = self._body.readinto(buffer)
             except (LinkLost, NotReached) as error:
                 self._wait(error)
+            except RegistryUnreachable as error:  # all patience is spent
+                raise self._told(error) from error
             else:
                 self._position += count
                 return count
@@ -117,11 +119,15 @@ class _Resuming:
         if self._position - self._lost_at >= _PROGRESS_BYTES:
             self._patience = self._blobs.patience()
         self._lost_at = self._position
+        self._patience.wait(self._told(error))
+
+    def _told(self, error: RegistryUnreachable) -> RegistryUnreachable:
+        """With how far it had come."""
         message = (
             f"{error}, after {self._position:,} of {self._descriptor.size_bytes:,} bytes "
             f"of {short(self._descriptor.digest)} of {self._blobs.image}"
         )
-        self._patience.wait(RegistryUnreachable(message, hint=error.hint))
+        return RegistryUnreachable(message, hint=error.hint)
 
 
 class _Mirrored:
