@@ -38,6 +38,7 @@ __all__ = [
     "config_of",
     "container_of",
     "forwarded_ports",
+    "has_command",
     "image_source",
     "open_agent",
     "open_connection",
@@ -49,12 +50,14 @@ __all__ = [
     "say_problems",
     "say_saved_aside",
     "shell_words",
+    "shown_command",
     "target_of",
     "where",
     "workspace_ref",
 ]
 
 LOCAL = "local"
+IMAGE_COMMAND = "the image's own command"
 
 LOCAL_LEASE_S = 5.0  # a Unix socket closes with its client: there is no link to wait for
 SHORT_LEASE_S = 30.0  # a link that comes back by then was none that was lost
@@ -245,6 +248,17 @@ def run_spec(
         owner=owner,
         gpus=config.run.gpus,
     )
+
+
+def has_command(config: Config) -> bool:
+    """Or may have one: whether an image names a command, only the box can tell."""
+    return bool(config.run.command) or config.image != HOST_IMAGE
+
+
+def shown_command(config: Config) -> str:
+    """What a run runs, for people; empty: nobody says."""
+    words = shell_words([os.fsencode(word) for word in config.run.command])
+    return words or (IMAGE_COMMAND if has_command(config) else "")
 
 
 def _lease_s(on_disconnect: str | float, *, is_local: bool) -> float:

@@ -17,6 +17,7 @@ from .attached import attach_to_run, report_end, terminal_size
 from .common import (
     config_of,
     forwarded_ports,
+    has_command,
     open_session,
     run_spec,
     say,
@@ -43,20 +44,19 @@ __all__ = ["below_root", "run"]
 
 def run(args: argparse.Namespace) -> int:
     config = config_of(args, will_sync=True)
-    command = config.run.command
-    if not command:
+    if not has_command(config):
         raise UsageError(
             "devloop exec: no command",
             hint="devloop exec -- python train.py; or set run.command in devloop.toml",
         )
-    return asyncio.run(_exec(args, config, command))
+    return asyncio.run(_exec(args, config))
 
 
-async def _exec(args: argparse.Namespace, config: Config, command: tuple[str, ...]) -> int:
+async def _exec(args: argparse.Namespace, config: Config) -> int:
     progress = Progress()
     shown = contextlib.nullcontext() if args.quiet else shown_progress(progress)
     async with shown, open_session(config, progress) as session:
-        spec = _spec(args, config, command, session.owner)
+        spec = _spec(args, config, session.owner)
         if not args.quiet and session.last_scan is not None:
             say_problems(session.last_scan.problems)
         pushed = await _push(session, spec, quiet=args.quiet)
@@ -98,6 +98,7 @@ async def _emit_started(sink: JsonSink, pushed: Pushed, started: Run) -> None:
     await sink.emit(
         "started",
         run=started.number,
+        command=[os.fsdecode(word) for word in started.argv],
         tree=started.tree.hex(),
         start=started.start_kind,
         gpus=[gpu._asdict() for gpu in started.gpus],
@@ -106,10 +107,8 @@ async def _emit_started(sink: JsonSink, pushed: Pushed, started: Run) -> None:
     )
 
 
-def _spec(
-    args: argparse.Namespace, config: Config, command: tuple[str, ...], owner: str
-) -> RunSpec:
-    spec = run_spec(config, command, warm=args.warm, reason="exec", owner=owner)
+def _spec(args: argparse.Namespace, config: Config, owner: str) -> RunSpec:
+    spec = run_spec(config, config.run.command, warm=args.warm, reason="exec", owner=owner)
     if args.command:  # run.command starts in the project's root, what is typed where it is typed
         spec = spec._replace(cwd=below_root(args.directory, config.root))
     if args.detach:

@@ -1,8 +1,8 @@
 """`--json`: one event a line on stdout, for programs.
 
 Every line is an object with "event" and "time" (Unix seconds):
-    started  run, tree, start ("zygote" | "cold"), files_sent, bytes_sent, and gpus, the ones picked
-             for it: objects with uuid, label, name
+    started  run, command (its words), tree, start ("zygote" | "cold"), files_sent, bytes_sent, and
+             gpus, the ones picked for it: objects with uuid, label, name
     output   run, record, stream ("stdout" | "stderr" | "gap"), and text, or base64 where the
              bytes are not UTF-8; a gap has dropped_bytes and dropped_records
     ended    run, exit_code, signal, reason, wall_s, user_s, system_s, peak_memory_bytes; missing

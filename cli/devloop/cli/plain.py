@@ -28,7 +28,7 @@ from devloop.sync.events import (
 )
 from devloop.sync.model import LogRecord
 
-from .common import say, say_kept, say_problems, say_saved_aside, shell_words
+from .common import say, say_kept, say_problems, say_saved_aside, shown_command
 from .output import StreamSink
 from .project import CONFIG_NAME
 from .statusline import status_line
@@ -89,8 +89,9 @@ class Plain:
                 self._finished(run)
             case Connected(facts):
                 self._lost.clear()
-                words = shell_words([os.fsencode(word) for word in self._config.run.command])
-                say(f"watching {self._config.root}, running `{words}` on {facts.hostname}")
+                words = shown_command(self._config)
+                what = f"`{words}`" if self._config.run.command else words
+                say(f"watching {self._config.root}, running {what} on {facts.hostname}")
             case Reconnecting(reason):
                 self._lost_link(reason)
             case Waiting(runs):

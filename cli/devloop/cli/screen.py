@@ -18,7 +18,7 @@ from devloop.sync.progress import Progress
 from devloop.sync.session import Session
 
 from . import config_values as kinds
-from .common import LOCAL, forwarded_ports, project_of, say, shell_words, target_of
+from .common import LOCAL, forwarded_ports, project_of, say, shown_command, target_of
 from .errors import ConfigError, UsageError
 from .project import CONFIG_NAME
 
@@ -85,7 +85,7 @@ class ProjectGround:
 
     @property
     def command(self) -> str:
-        return shell_words([os.fsencode(word) for word in self._config.run.command])
+        return shown_command(self._config)
 
     def suggested_command(self) -> str:
         from .init import look_around

@@ -11,7 +11,7 @@ from devloop.sync.loop import Loop, LoopConfig
 from devloop.sync.plan import OnSave
 from devloop.sync.progress import Progress
 
-from .common import config_of, forwarded_ports, open_session, run_spec
+from .common import config_of, forwarded_ports, has_command, open_session, run_spec
 from .errors import UsageError
 from .plain import Plain
 from .progress import shown_progress
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args, will_sync=True)
     if wants_screen(args):
         return show_screen(args, config, partial(make_loop, args))
-    if not config.run.command:
+    if not has_command(config):
         raise UsageError(
             "devloop up: no command",
             hint="devloop up -- python train.py; or `devloop init` writes run.command",

@@ -70,14 +70,14 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         metavar="WISH",
         help='pick free GPUs for it: 1, "A100:2", "24GB.."; 0 hides them all',
     )
-    _add_image(parser)
+    _add_image(parser, "; without a command and run.command, what the image runs by itself")
 
 
-def _add_image(parser: argparse.ArgumentParser) -> None:
+def _add_image(parser: argparse.ArgumentParser, more: str = "") -> None:
     parser.add_argument(
         "--image",
         metavar="REFERENCE",
-        help='run in a container of this image; "host": among the box\'s own files',
+        help=f'run in a container of this image; "host": among the box\'s own files{more}',
     )
 
 
@@ -220,7 +220,7 @@ VERBS: dict[str, Verb] = {
         "devloop.cli.exec",
         "run",
         "sync, run a command once, and exit as it did",
-        "[--] COMMAND …",
+        "[[--] COMMAND …]",
         "devloop exec -- python train.py --lr 3e-4",
         _exec_flags,
         takes_command=True,

@@ -21,7 +21,7 @@ from devloop.cafs.store import DiskStore
 from .chunk_index import ChunkIndex
 from .cleaning import delete_removed, read_origin, store_bytes
 from .container.pool import Containers
-from .container_request import container_spec, indexes_of
+from .container_request import command_of, container_spec, indexes_of
 from .gpu_choice import Busy
 from .gpu_desk import GpuDesk
 from .image_profiles import ImageProfiles
@@ -215,7 +215,11 @@ class Agent:
         return self._workspaces_dir / project.workspace.id
 
     async def placed(self, project: Project, spec: RunSpec, wish: ContainerWish) -> RunSpec:
-        """The same run in a container. Raises ImageMissing and what else stands in the way."""
+        """The same run in a container, with the image's own command where it has none.
+
+        Raises ImageMissing, NoCommand and what else stands in the way.
+        """
+        spec = spec if spec.argv else replace(spec, argv=command_of(wish, self.images))
         files, caches = project.workspace.files, self.state_dir / "caches"
         store, profiles = self.images.store, self.profiles
         profile = profiles.path_for(store, wish.index, spec.argv)

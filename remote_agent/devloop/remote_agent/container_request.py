@@ -24,13 +24,30 @@ if TYPE_CHECKING:
     from .container_wish import ContainerWish
     from .images import Images
 
-__all__ = ["MountMissing", "container_spec", "indexes_of", "mount_level"]
+__all__ = ["MountMissing", "NoCommand", "command_of", "container_spec", "indexes_of", "mount_level"]
 
 
 class MountMissing(DevloopError):
     """A folder that the container is to see is not on the box."""
 
     hint = "container.mounts names paths of the box: make the folder there, or correct it"
+
+
+class NoCommand(DevloopError):
+    """Neither the user nor the image says what to run."""
+
+    hint = "say what: `devloop exec -- COMMAND`, or run.command in devloop.toml"
+
+
+def command_of(wish: ContainerWish, images: Images) -> tuple[bytes, ...]:
+    """What the image runs when nobody says what to run: its Entrypoint, and its Cmd after it.
+
+    Raises NoCommand, BadImageConfig.
+    """
+    image = ImageConfig.parse(images.store.config(wish.index))
+    if not image.command:
+        raise NoCommand(f"{wish.reference or 'the image'} has neither an Entrypoint nor a Cmd")
+    return tuple(map(os.fsencode, image.command))
 
 
 def container_spec(

@@ -103,7 +103,7 @@ def _write(
     index = Digest.fromhex(container.root.index)
     touches = tuple(_touches(store, index, opened, read))
     if touches:
-        profile = Profile(index, _words(argv or map(os.fsencode, container.image.command)), touches)
+        profile = Profile(index, _words(argv), touches)
         store.put_profile(profile.name, profile.encode(), most=MOST_OF_AN_IMAGE)
 
 

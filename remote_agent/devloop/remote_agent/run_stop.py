@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["stop_run"]
 
 KILL_WAIT_S = 5.0
-_LADDER = (signal.SIGINT, signal.SIGTERM)
 # An interactive shell ignores both; a hang-up is what it knows of a terminal that has gone.
 _LADDER_OF_SHELLS = (signal.SIGHUP, signal.SIGTERM)
 
 
 async def stop_run(run: Run, *, kill: bool = False, reason: str = "stopped") -> list[str]:
-    """The ladder: SIGINT, SIGTERM, kill. Returns the processes that could not be ended."""
+    """The ladder: SIGINT (or what the run's image names), SIGTERM, kill.
+
+    Returns the processes that could not be ended.
+    """
     while run.state is RunState.STARTING:
         await run.changed()
     process = run.process
@@ -33,8 +35,8 @@ async def stop_run(run: Run, *, kill: bool = False, reason: str = "stopped") -> 
     run.state = RunState.STOPPING
     run.touch()
     if not kill:
-        for number in _LADDER_OF_SHELLS if run.spec.shell else _LADDER:
-            if number == signal.SIGHUP:
+        for number in _ladder(run):
+            if run.spec.shell and number == signal.SIGHUP:
                 process.hang_up()
             else:
                 process.signal(number)
@@ -45,3 +47,11 @@ async def stop_run(run: Run, *, kill: bool = False, reason: str = "stopped") -> 
     if await run.ended_within(KILL_WAIT_S):
         return []
     return process.survivors()
+
+
+def _ladder(run: Run) -> tuple[int, ...]:
+    if run.spec.shell:
+        return _LADDER_OF_SHELLS
+    container = run.spec.container
+    first = container.image.stop_signal if container is not None else 0
+    return tuple(dict.fromkeys((first or signal.SIGINT, signal.SIGTERM)))

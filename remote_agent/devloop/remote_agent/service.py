@@ -171,7 +171,8 @@ class Service(agent_pb2_grpc.AgentServicer):
         size_bytes = sum(map(len, message.argv)) + sum(
             len(name) + len(value) for name, value in message.env.items()
         )
-        if not message.argv or not message.argv[0]:
+        is_left_to_image = not message.argv and message.HasField("container")
+        if not (is_left_to_image or (message.argv and message.argv[0])):
             raise InvalidRequest("a run needs a command")
         if size_bytes > MAX_ARGV_BYTES:
             raise InvalidRequest("the command and its environment are larger than 1 MiB")

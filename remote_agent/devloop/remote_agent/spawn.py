@@ -55,8 +55,7 @@ _MAX_LEARNED_FILES = 256
 class StartRequest:
     """A run to start. The descriptors stay the caller's; the run gets copies.
 
-    All paths are the box's. With a `container`, `env` is only what the user has set, and an empty
-    `argv` is what the image runs.
+    All paths are the box's. With a `container`, `env` is only what the user has set.
     """
 
     argv: tuple[bytes, ...]
@@ -231,10 +230,6 @@ class Spawner:
         place = await self._place(request.container)
         place.touch()
         inside = place.translated(request)
-        if not inside.argv:
-            raise CommandNotFound(
-                "the image names no command", hint="say which: `devloop exec -- COMMAND`"
-            )
         return _Start(place, await self._resolved(place, inside), inside)
 
     async def _place(self, container: ContainerSpec | None) -> Place:

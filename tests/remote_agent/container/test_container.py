@@ -137,7 +137,7 @@ def test_the_images_own_words_are_followed(tmp_path: Path, kind: Kind) -> None:
     )
     room = Room.enter(tmp_path, kind, image=image)
     try:
-        lines = room.run().stdout.decode().splitlines()
+        lines = room.run(*image.command).stdout.decode().splitlines()
         assert lines[0] == "uid=1234(ann) gid=56(ann) groups=56(ann),29(audio)"
         assert lines[1:] == ["/a/b", "/h/ann"]
         if Path("/usr/bin/python3").exists():

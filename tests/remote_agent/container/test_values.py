@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import signal
 import subprocess
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_an_images_config_is_read() -> None:
     image = ImageConfig.parse(json.dumps(config).encode())
     assert image.env == (("A", "1"), ("B", "x=y"))
     assert image.command == ("/e", "c")
-    assert (image.working_dir, image.user, image.stop_signal) == ("/w", "u:g", "SIGQUIT")
+    assert (image.working_dir, image.user, image.stop_signal) == ("/w", "u:g", signal.SIGQUIT)
     for empty in (b"{}", b'{"config": null}', b'{"config": {"Env": null, "Cmd": null}}'):
         assert ImageConfig.parse(empty) == ImageConfig()
 
@@ -118,11 +119,25 @@ def test_an_images_config_is_read() -> None:
 @pytest.mark.parametrize(
     "data",
     [b"", b"[]", b"{", b'{"config": {"Cmd": "ls"}}', b'{"config": {"Cmd": [1]}}',
-     b'{"config": {"User": 3}}', b'{"config": {"WorkingDir": "/a\\u0000b"}}'],
+     b'{"config": {"User": 3}}', b'{"config": {"WorkingDir": "/a\\u0000b"}}',
+     b'{"config": {"StopSignal": "SIGNONE"}}', b'{"config": {"StopSignal": "99"}}',
+     b'{"config": {"StopSignal": "SIGRTMAX+1"}}', b'{"config": {"StopSignal": 15}}'],
 )  # fmt: skip
 def test_what_is_no_config_is_refused(data: bytes) -> None:
     with pytest.raises(BadImageConfig):
         ImageConfig.parse(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("SIGTERM", 15), ("term", 15), ("15", 15), ("SIGUSR1", 10), ("", 0)),
+        *(("SIGRTMIN+3", signal.SIGRTMIN + 3), ("RTMAX-1", signal.SIGRTMAX - 1)),
+    ],
+)
+def test_a_stop_signal_is_named_as_docker_names_it(text: str, number: int) -> None:
+    config = json.dumps({"config": {"StopSignal": text}}).encode()
+    assert ImageConfig.parse(config).stop_signal == number
 
 
 def test_users_are_those_of_the_image(tmp_path: Path) -> None:

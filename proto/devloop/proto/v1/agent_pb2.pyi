@@ -1076,7 +1076,7 @@ class RunSpec(_message.Message):
     warm: _builtins.bool
     """may start from a zygote"""
     stop_timeout_s: _builtins.float
-    """from SIGINT to SIGTERM, and again to the kill"""
+    """from SIGINT (an image may name another) to SIGTERM, and again to the kill"""
     lease_s: _builtins.float
     """end the run when no client was attached for so long; 0 = never"""
     reason: _builtins.str
@@ -1094,7 +1094,9 @@ class RunSpec(_message.Message):
     transition; nothing is kept of it when it has ended.
     """
     @_builtins.property
-    def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """in a container, empty: what its image runs by itself"""
+
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
         """the whole environment, or additions to the agent's own"""

@@ -104,8 +104,7 @@ class ContainerPlace:
         cwd = posixpath.normpath(posixpath.join(inside, below))
         home = self._container.identity["home"]
         env = {**base_env(self._spec, self._box, home), **request.env, "PWD": cwd}
-        argv = request.argv or tuple(map(os.fsencode, self._spec.image.command))
-        return replace(request, argv=argv, env=env, cwd=cwd, workspace=inside)
+        return replace(request, env=env, cwd=cwd, workspace=inside)
 
     async def resolve(self, request: StartRequest) -> Command:
         """Raises CommandNotExecutable or ContainerFailed."""

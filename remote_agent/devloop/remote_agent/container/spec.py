@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -35,6 +37,7 @@ DEFAULT_WORKSPACE = "/workspace"
 _NO_WORKSPACE = frozenset(
     ("/", "/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr")
 )
+_SIGNAL = re.compile(r"(\d{1,2})|(?:SIG)?([A-Z]+[12]?)([+-]\d{1,2})?", re.ASCII)
 
 
 class BadImageConfig(DevloopError):
@@ -45,14 +48,17 @@ class BadImageConfig(DevloopError):
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What an image says of its runs. `working_dir` is empty when it says nothing."""
+    """What an image says of its runs. `working_dir` is empty when it says nothing.
+
+    `stop_signal`: its number; 0 when the image names none.
+    """
 
     env: tuple[tuple[str, str], ...] = ()
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
     working_dir: str = ""
     user: str = ""
-    stop_signal: str = ""
+    stop_signal: int = 0
 
     @classmethod
     def parse(cls, data: bytes) -> ImageConfig:
@@ -69,7 +75,7 @@ class ImageConfig:
                 cmd=_words(config.get("Cmd")),
                 working_dir=_text(config.get("WorkingDir")),
                 user=_text(config.get("User")),
-                stop_signal=_text(config.get("StopSignal")),
+                stop_signal=_signal(_text(config.get("StopSignal"))),
             )
         except (ValueError, AttributeError, TypeError) as error:
             raise BadImageConfig(f"the image's config cannot be read: {error}") from error
@@ -176,6 +182,20 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _signal(text: str) -> int:
+    """Of "SIGTERM", "TERM", "15" or "SIGRTMIN+3"; 0 for none. Raises ValueError."""
+    if not text:
+        return 0
+    if (found := _SIGNAL.fullmatch(text.upper())) is None:
+        raise ValueError(f"its StopSignal is {text[:40]!r}")
+    digits, name, offset = found.groups()
+    known = {f"SIG{name}": -1} | signal.Signals.__members__
+    number = int(digits) if digits else known[f"SIG{name}"] + int(offset or 0)
+    if number not in signal.valid_signals():
+        raise ValueError(f"its StopSignal is {text[:40]!r}")
+    return number
 
 
 def _refuse_nul(config: ImageConfig) -> None:
