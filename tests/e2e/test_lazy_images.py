@@ -41,7 +41,7 @@ def _possible() -> None:
 def lazy_project(box: Box, own_box: Box, folder: Path) -> Path:
     """Of a box whose image comes from a folder alone, in which another box has put it."""
     files = {f"opt/data/{n}": b"%d\n" % n * MARKER for n in range(40)}
-    entries = {"opt/data/large": os.urandom(5 << 20), **files, **small_root("sh", "cat")}
+    entries = {"opt/data/large": os.urandom(5 << 20), **files, **small_root("sh", "cat", "tail")}
     write_layout(folder / "layout", [Image([layer(entries)])])
     name = f"oci:{folder}/layout:latest"
     for words in (("pull", name), ("push", name, "--to", f"file://{folder}/tier")):
@@ -76,6 +76,30 @@ def test_an_image_of_which_every_file_was_read_needs_no_file_server_any_more(
     shutil.rmtree(tmp_path / "tier")
     assert own_box.exec(project, "sh", "-c", count).text == f"{40 * MARKER}\n"
     assert not _fuse_mounts(own_box)
+
+
+def test_a_run_beyond_its_memory_is_killed_and_told_why_and_all_else_lives(
+    box: Box, own_box: Box, tmp_path: Path
+) -> None:
+    project = lazy_project(box, own_box, tmp_path)
+    config = project / "devloop.toml"
+    config.write_text(config.read_text() + '[container]\nmemory = "96MB"\n')
+    own_box.exec(project, "sh", "-c", "echo 1 >/opt/mine")
+    done = own_box.exec(project, "tail", "/dev/zero")
+    assert done.code == 128 + 9, done
+    assert "devloop: the kernel killed a process of this container" in done.stderr, done
+    assert "container.memory = 96 MB" in done.stderr, done
+    # The same container goes on, and its files still come.
+    read = own_box.exec(project, "cat", "/opt/mine", "/opt/data/7")
+    assert read.text == "1\n" + "7\n" * MARKER, read
+    assert _groups_of_servers(own_box)
+    assert not [group for group in _groups_of_servers(own_box) if "devloop-" in group]
+
+
+def _groups_of_servers(box: Box) -> list[str]:
+    family = [Path(f"/proc/{one.pid}") for one in box.agent().children(recursive=True)]
+    servers = [one for one in family if b"devloop.cafs.fuse" in (one / "cmdline").read_bytes()]
+    return [(one / "cgroup").read_text() for one in servers]
 
 
 def _fuse_mounts(box: Box) -> list[str]:

@@ -18,6 +18,8 @@ from .zygote import words
 from .zygotes import ZygotePool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .command import Command
     from .spawn import StartRequest
 
@@ -46,6 +48,9 @@ class HostPlace:
         loaded = service.loaded.result()
         self.level, self.level_hint = loaded["level"], loaded["hint"]
         self.user_namespace = loaded["user_namespace"]
+
+    def witness(self) -> Callable[[], str]:
+        return str
 
     async def service(self) -> Forker:
         """The spawner, started if need be. Raises ForkerFailed or TimeoutError."""

@@ -67,6 +67,7 @@ class Process:
     _pair: Pair
     _isolated: bool
     last_resort: Callable[[], None] | None = None
+    witness: Callable[[], str] = str  # what else was the matter, asked when it has ended
     pid: int = 0
     _namespace: int = 0
     _init_pid: int = 0

@@ -137,6 +137,8 @@ class RunLife:
         exit_ = await process.wait()
         pump.finish()
         await asyncio.wait([pumping])  # whatever became of its output, the run has ended
+        if why := process.witness():
+            run.say(why)
         self._finish(_describe_end(run, exit_))
         # With what this run has taught about its imports.
         await prepare(self._spawner, run.spec, self._cwd, self._local_root)

@@ -89,6 +89,9 @@ class Place(Protocol):
     @property
     def last_resort(self) -> Callable[[], None] | None: ...
 
+    def witness(self) -> Callable[[], str]:
+        """To be asked at a run's end what, since now, the kernel has killed of it, and why."""
+
     async def service(self) -> Forker:
         """The spawner. Raises ForkerFailed or TimeoutError."""
 
@@ -348,6 +351,7 @@ class Spawner:
     async def _answered(self, origin: _Origin, start: _Start, note: str) -> Process:
         forked = not origin.is_cold
         pair = origin.pair
+        witness = origin.place.witness()
         try:
             replies = await _replies(pair)
             if forked and not replies:
@@ -370,6 +374,7 @@ class Spawner:
             _pair=pair,
             _isolated=origin.place.level == words.PID_NAMESPACE,
             last_resort=origin.place.last_resort,
+            witness=witness,
         )
 
     def _on_end(self, forker: Forker, start: _Start, exit_: Exit) -> None:

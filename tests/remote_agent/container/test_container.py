@@ -274,6 +274,11 @@ def test_memory_beyond_the_limit_ends_the_program(room: Room) -> None:
     ended = room.run("/usr/bin/python3", "-c", "x = bytearray(300 << 20); print(1)", warm=False)
     assert ended.signal == signal.SIGKILL
     assert groups_of(room.containers)
+    place = room.containers.place_of(room.spec)
+    many = "import os\nfor _ in range(40):\n os.fork() or (bytearray(6 << 20), os.pause())\n"
+    room.run("/usr/bin/python3", "-c", f"{many}\nimport time; time.sleep(9)", warm=False)
+    assert room.containers.place_of(room.spec) is place, "its spawner was killed"
+    assert room.run("/bin/echo", "lives").stdout == b"lives\n"
     room.runner.run(room.containers.end(lambda spec: True))
     room.until(lambda: groups_of(room.containers) == [])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from devloop.remote_agent.container.bundle import Stage, oci_config
+from devloop.remote_agent.container.cgroups import victim_score
 from devloop.remote_agent.container.devices import Devices, Node, find_devices, parse_ldconfig
 from devloop.remote_agent.container.pause import NoPause, pause_program
 from devloop.remote_agent.container.seccomp import NoFilter, kernel_filter, oci_profile
@@ -95,6 +96,14 @@ def test_the_workspace_is_at_the_working_directory() -> None:
     assert "/app" in mounts_of(
         config_of(ContainerSpec(SPEC.root, ImageConfig(working_dir="/app"), SPEC.workspace))
     )
+
+
+def test_runs_go_before_the_spawner_when_memory_is_short() -> None:
+    """A thousandth stands for a thousandth of the limit: together at least what a spawner takes."""
+    assert victim_score(0) == 0
+    assert victim_score(1 << 20) == 1000
+    for limit_bytes in (100 << 20, 1 << 30, 64 << 30, 2 << 40):
+        assert victim_score(limit_bytes) * limit_bytes // 1000 >= 64 << 20
 
 
 def test_an_images_config_is_read() -> None:

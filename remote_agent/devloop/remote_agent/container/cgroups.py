@@ -2,7 +2,9 @@
 
 Owns one group a container in each hierarchy that is needed: version 2, or version 1, or both side
 by side. Where there is none, there are no limits, and `missing_limits` says so. Groups end empty,
-with their container; who removes them is whoever outlives it.
+with their container; who removes them is whoever outlives it. Only what runs in the container is in
+them: its keeper and the server of its files are the agent's, and no limit of a run's counts or
+kills them.
 """
 
 from __future__ import annotations
@@ -15,10 +17,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["join", "limit_files", "missing_limits", "open_groups", "remove_groups"]
+__all__ = [
+    "group_of",
+    "join",
+    "limit_files",
+    "memory_kills",
+    "missing_limits",
+    "open_groups",
+    "remove_groups",
+    "victim_score",
+]
 
 _TOP = Path("/sys/fs/cgroup")
 _PERIOD_US = 100_000
+_SPAWNER_BYTES = 64 << 20  # more than devloop's own processes in a container take
+_WORST_SCORE = 1000
+_EVENTS_1 = "memory.oom_control"
+
+
+def group_of(folder: Path) -> str:
+    """The name of the groups of the container whose folder this is, below a hierarchy's top."""
+    return f"/devloop-{folder.name}"
 
 
 def limit_files(memory_bytes: int, cpus: float, processes: int) -> list[list[str]]:
@@ -56,6 +75,27 @@ def open_groups(name: str, limits: Iterable[Iterable[str]]) -> list[int]:
 def join(files: Iterable[int], pid: int) -> None:
     for fd in files:
         os.write(fd, b"%d" % pid)
+
+
+def victim_score(memory_bytes: int) -> int:
+    """What the processes of runs get as their oom_score_adj: when the limit is reached, any of
+    them goes before the spawner, with which the container would end. 0: no limit.
+
+    A thousandth is as much as a thousandth of the limit more memory.
+    """
+    if not memory_bytes:
+        return 0
+    return min(_WORST_SCORE, -(-_WORST_SCORE * _SPAWNER_BYTES // memory_bytes))
+
+
+def memory_kills(name: str) -> int:
+    """How many processes of the group the kernel has killed since its memory was at its limit."""
+    found = _hierarchy("memory")
+    if found is None:
+        return 0
+    top, version = found
+    words = _words(top / name.strip("/") / ("memory.events" if version == 2 else _EVENTS_1))
+    return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
 
 
 def missing_limits(limits: Iterable[Iterable[str]]) -> list[str]:

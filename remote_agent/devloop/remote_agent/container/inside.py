@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from devloop.cafs.mount.kernel import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, set_attributes
@@ -23,7 +24,8 @@ __all__ = ["Inside", "start_inside"]
 
 
 class Inside(NamedTuple):
-    """`log`: a descriptor for what goes wrong. `joins`: of files that take a pid into a cgroup."""
+    """`log`: a descriptor for what goes wrong. `joins`: of files that take a pid into a cgroup.
+    `victim_score`: see `cgroups.victim_score`."""
 
     control: socket.socket
     questions: socket.socket
@@ -31,6 +33,7 @@ class Inside(NamedTuple):
     capabilities: Iterable[int]
     seccomp: bytes
     limits: Mapping[str, int]
+    victim_score: int
     namespaces: int
     joins: Iterable[int]
 
@@ -90,12 +93,23 @@ def _serve(inside: Inside, go: int) -> NoReturn:
             control.close()
             look.answer(questions)
         questions.close()
+        if inside.victim_score:
+            os.register_at_fork(after_in_child=partial(_become_victim, inside.victim_score))
         _spawn(control)
     except BaseException as error:
         os.write(2, repr(error).encode("utf-8", "replace"))
         raise
     finally:
         os._exit(1)
+
+
+def _become_victim(score: int) -> None:
+    """What a run does about it later, is only to be a more likely one, or as likely as others."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123 - imports less
+            file.write(str(score))
+    except OSError:
+        return  # it starts all the same
 
 
 def _make_mounts_safe() -> None:

@@ -63,7 +63,7 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
     devices = box.devices if spec.gpus else Devices()
     if spec.caches is not None:
         make_caches(spec.caches)
-    group = f"/devloop-{folder.name}"
+    group = cgroups.group_of(folder)
     limits = spec.limits
     config = oci_config(
         spec,
@@ -86,6 +86,7 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
         "program": box.program.hex(),
         "cgroup": group,
         "groups": cgroups.limit_files(limits.memory_bytes, limits.cpus, limits.processes),
+        "victim_score": cgroups.victim_score(limits.memory_bytes),
         "capabilities": list(RUN_CAPABILITIES.values()),
         "seccomp": box.seccomp.hex(),
         "namespaces": _namespaces(spec),

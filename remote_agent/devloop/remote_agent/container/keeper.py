@@ -12,7 +12,8 @@ The agent starts it ahead of time: it loads what it needs and waits for its one 
                                         may load. At most once
     image     {image}                   what it will serve: {store, index, profile}; after `ahead`
     job       {folder, upper, root, records, config, runtime, kind, program, cgroup, limits,
-               groups, capabilities, seccomp, namespaces, inside: [folder], files: [name]}
+               groups, victim_score, capabilities, seccomp, namespaces, inside: [folder],
+               files: [name]}
                + fds [control of the spawner inside, questions, log]; made by `job`
     → started {pause} + fds [pidfd of the first process, pidfd of the spawner inside]
     → failed  {message, hint}
@@ -270,6 +271,7 @@ class Keeper:
             capabilities=job["capabilities"],
             seccomp=bytes.fromhex(job["seccomp"]),
             limits=job["limits"],
+            victim_score=job["victim_score"],
             namespaces=job["namespaces"],
             joins=joins,
         )

@@ -15,12 +15,14 @@ from devloop.remote_agent.command import CommandNotExecutable
 from devloop.remote_agent.zygote import words
 from devloop.remote_agent.zygotes import ZygotePool
 
+from . import cgroups
 from .job import base_env
 from .look import command_of, question_of
 from .spec import FolderRoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from devloop.remote_agent.command import Command
     from devloop.remote_agent.forker import Forker
@@ -41,8 +43,10 @@ class ContainerPlace:
     level = words.PROCESS_GROUP
     user_namespace = False
 
-    def __init__(self, container: Container, spec: ContainerSpec, box: Box) -> None:
+    def __init__(self, container: Container, spec: ContainerSpec, box: Box, folder: Path) -> None:
+        """`folder`: the container's own."""
         self._container = container
+        self._group = cgroups.group_of(folder)
         self._spec = spec
         self._box = box
         self._signatures: dict[str, list[int]] = {}
@@ -89,6 +93,24 @@ class ContainerPlace:
     @property
     def last_resort(self) -> Callable[[], None]:
         return self._container.give_up
+
+    def witness(self) -> Callable[[], str]:
+        limit_bytes = self._spec.limits.memory_bytes
+        if not limit_bytes:
+            return str
+        before = cgroups.memory_kills(self._group)
+
+        def told() -> str:
+            killed = cgroups.memory_kills(self._group) - before
+            if killed <= 0:
+                return ""
+            what = "a process" if killed == 1 else f"{killed} processes"
+            return (
+                f"the kernel killed {what} of this container: its memory had reached the limit, "
+                f"container.memory = {limit_bytes / 1e6:,.0f} MB"
+            )
+
+        return told
 
     def touch(self) -> None:
         self._container.touch()

@@ -160,7 +160,7 @@ class Containers:
         keeper, self._ahead = self._ahead, None
         assert keeper is not None
         container = Container(keeper)
-        place = ContainerPlace(container, spec, box)
+        place = ContainerPlace(container, spec, box, folder)
         container.on_end = partial(self._on_end, spec, place, folder)
         container.on_ending = lambda why: self.on_ending(spec, why)
         container.on_served = lambda line: self.on_served(spec, line)
@@ -220,7 +220,7 @@ class Containers:
 
     def _remove_one(self, folder: Path) -> None:
         _remove([folder])
-        cgroups.remove_groups(f"devloop-{folder.name}")
+        cgroups.remove_groups(cgroups.group_of(folder).strip("/"))
 
 
 def _served(spec: ContainerSpec) -> ContainerSpec:
