@@ -33,6 +33,7 @@ cpus = 2.5
 keep = "mine"
 caches = false
 user = "1000:1000"
+ulimits = { nofile = 65536, memlock = "unlimited", core = "0:-1" }
 
 [run]
 command = "python train.py --name 'a b'"
@@ -106,7 +107,11 @@ def test_every_key_of_the_file_is_read(project: Path) -> None:
     assert config.insecure_registries == ("registry.example:5000",)
     mounts = (("/data", "/data", False), ("/big", "/mnt/big", True))
     limits = (8 * 10**9, 64 * 10**9, 2.5)
-    assert config.container == (mounts, "isolated", *limits, "mine", False, "1000:1000")
+    *others, ulimits = config.container
+    assert others == [mounts, "isolated", *limits, "mine", False, "1000:1000"]
+    assert list(ulimits.values()) == [
+        *(("nofile", 65536, 65536), ("memlock", -1, -1), ("core", 0, -1)),
+    ]
     assert all(name.split(".")[-1] in EVERYTHING for name in KEYS)
 
 
@@ -143,6 +148,12 @@ def test_an_unknown_key_names_file_line_and_nearest_key(project: Path) -> None:
         ("container.mounts = ['/a/../b']", "devloop.toml:1: container.mounts holds", "/mnt/data"),
         ("container.cpus = 0", "devloop.toml:1: container.cpus must be from 0.01 to 4096", ""),
         ("container.keep = '../x'", "devloop.toml:1: container.keep must be a name", ""),
+        ("container.ulimits = 3", "devloop.toml:1: container.ulimits must be a table", "nofile"),
+        (
+            "container.ulimits = {files = 3}",
+            "devloop.toml:1: container.ulimits cannot be used: no limit is called 'files'",
+            "nofile",
+        ),
         ("container.caches = 1", "devloop.toml:1: container.caches must be true or false", ""),
         ("registry.mirrors = ['']", 'devloop.toml:1: registry.mirrors holds ""', ""),
         ("[run]\non_save = 'que'", 'devloop.toml:2: run.on_save must be one of "re', '"queue"?'),

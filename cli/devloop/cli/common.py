@@ -114,6 +114,7 @@ def container_of(config: Config) -> Container | None:
         keep=wanted.keep,
         caches=wanted.caches,
         user=wanted.user,
+        ulimits=tuple(sorted(wanted.ulimits.values())),
     )
 
 

@@ -21,6 +21,7 @@ from .project import ConfigFile, check_root, find_project, find_start
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from devloop.cafs.ulimits import Ulimit
     from devloop.sync.ports import PortSpec
 
     from .config_values import SshClient
@@ -84,6 +85,7 @@ class ContainerConfig(NamedTuple):
     keep: str  # a name for the writable layer; empty: it is thrown away
     caches: bool
     user: str  # empty: the image's own
+    ulimits: Mapping[str, Ulimit]  # by their names
 
 
 class SshConfig(NamedTuple):
@@ -147,6 +149,9 @@ CPUS = Key("container.cpus", kinds.read_number(0.01, 4096), 0.0, kinds.number_fr
 KEEP = Key("container.keep", kinds.read_name, "")
 CACHES = Key("container.caches", kinds.read_bool, True, kinds.bool_from_text)
 USER = Key("container.user", kinds.read_string, "")
+ULIMITS: Key[dict[str, Ulimit]] = Key(
+    "container.ulimits", kinds.read_ulimits, {}, kinds.variables_from_text
+)
 COMMAND = Key("run.command", kinds.read_command, _NOTHING)
 PRELOAD = Key("run.preload", kinds.read_modules, _NOTHING, kinds.words_from_text)
 ENV: Key[dict[str, str]] = Key("run.env", kinds.read_variables, {}, kinds.variables_from_text)
@@ -178,7 +183,7 @@ STORE_LIMIT = Key("agent.store_limit", kinds.read_size, 50 * 10**9)
 
 _ALL: tuple[Key[object], ...] = (
     *(TARGET, IMAGE, STORE, MIRRORS, INSECURE, MOUNTS, NETWORK, SHM_SIZE, MEMORY, CPUS, KEEP),
-    *(CACHES, USER),
+    *(CACHES, USER, ULIMITS),
     *(COMMAND, PRELOAD, ENV, ENV_FILE, ON_SAVE, SAVE_SIGNAL, STOP_TIMEOUT),
     *(IGNORE, OUTPUTS, DEBOUNCE, IDLE_TIMEOUT, STORE_LIMIT),
     *(GPUS, PORTS, ON_DISCONNECT, AGENT_PYTHON, SSH_CLIENT, SSH_CONFIG, SSH_TIMEOUT, SSH_PERSIST),
@@ -207,7 +212,7 @@ class _Values:
         self._values[key.name] = {**old, **new} if _is_table(old) and _is_table(new) else new
 
 
-def _is_table(value: object) -> TypeGuard[dict[str, str]]:
+def _is_table(value: object) -> TypeGuard[dict[str, object]]:
     return isinstance(value, dict)
 
 
@@ -306,6 +311,7 @@ def _build(values: _Values, root: Path, file: ConfigFile | None) -> Config:
             keep=values[KEEP],
             caches=values[CACHES],
             user=values[USER],
+            ulimits=values[ULIMITS],
         ),
         run=run,
         sync=SyncConfig(values[IGNORE], values[OUTPUTS]),

@@ -13,6 +13,7 @@ from .errors import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from devloop.cafs.ulimits import Ulimit
     from devloop.sync.ports import PortSpec
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "read_string",
     "read_target",
     "read_tiers",
+    "read_ulimits",
     "read_variables",
     "read_words",
     "variables_from_text",
@@ -161,6 +163,18 @@ def _mount(text: str) -> tuple[str, str, bool]:
 
 def _is_plain_path(path: str) -> bool:
     return path.startswith("/") and path != "/" and ".." not in path.split("/")
+
+
+def read_ulimits(value: object) -> dict[str, Ulimit]:
+    """`{ nofile = 65536, core = "0:unlimited" }`, as docker has them."""
+    from devloop.cafs.ulimits import BadUlimit, parse_ulimit  # few projects pay for it
+
+    if not isinstance(value, dict):
+        raise _must_be("a table", value, BadUlimit.hint)
+    try:
+        return {name: parse_ulimit(name, limit) for name, limit in value.items()}
+    except BadUlimit as error:
+        raise BadValue(f"cannot be used: {error}", error.hint) from None
 
 
 def read_name(value: object) -> str:

@@ -68,7 +68,7 @@ def container_spec(
         ),
         network="isolated" if wish.isolated_network else "host",
         shm_bytes=wish.shm_bytes or psutil.virtual_memory().total // 2,
-        limits=Limits(memory_bytes=wish.memory_bytes, cpus=wish.cpus),
+        limits=Limits(wish.memory_bytes, wish.cpus, ulimits=wish.ulimits),
         name=wish.keep,
         caches=caches if wish.caches else None,
     )

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 
 from devloop.cafs.digest import Digest
+from devloop.cafs.ulimits import Ulimit
 
 __all__ = ["ContainerWish", "MountWish"]
 
@@ -35,7 +36,8 @@ class MountWish:
 
 @dataclass(frozen=True, slots=True)
 class ContainerWish:
-    """Sizes in bytes; 0 stands for no limit. Raises ValueError for what makes no sense."""
+    """Sizes in bytes; 0 stands for no limit. Raises ValueError and BadUlimit for what makes no
+    sense."""
 
     index: Digest
     reference: str = ""  # for people
@@ -48,9 +50,12 @@ class ContainerWish:
     caches: bool = True
     user: str = ""  # instead of the image's own
     store: tuple[str, ...] = ()  # tiers, nearest first
+    ulimits: tuple[Ulimit, ...] = ()  # one of each name
 
     def __post_init__(self) -> None:
         if len(self.mounts) > MAX_MOUNTS:
             raise ValueError(f"{len(self.mounts)} mounts; at most {MAX_MOUNTS}")
         if "/" in self.keep or self.keep.startswith("."):
             raise ValueError(f"not a name for a container: {self.keep!r}")
+        for limit in self.ulimits:
+            limit.checked()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devloop.cafs.digest import Digest
+from devloop.cafs.ulimits import Ulimit
 from devloop.proto.v1 import agent_pb2 as pb
 
 from .container_wish import ContainerWish, MountWish
@@ -70,6 +71,7 @@ def container_wish(message: pb.Container) -> ContainerWish:
         caches=message.caches,
         user=message.user,
         store=tuple(message.store),
+        ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in message.ulimits),
     )
 
 

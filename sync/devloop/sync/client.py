@@ -568,6 +568,7 @@ def _container(container: Container) -> pb.Container:
         caches=container.caches,
         user=container.user,
         store=container.source.store,
+        ulimits=[pb.Ulimit(**limit._asdict()) for limit in container.ulimits],
     )
 
 

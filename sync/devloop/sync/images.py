@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from devloop.cafs.ulimits import Ulimit
 
 __all__ = [
     "Collected",
@@ -46,6 +49,7 @@ class Container(NamedTuple):
     keep: str = ""  # a name for the writable layer; empty: it is thrown away
     caches: bool = True
     user: str = ""  # instead of the image's own
+    ulimits: tuple[Ulimit, ...] = ()
 
 
 class Image(NamedTuple):

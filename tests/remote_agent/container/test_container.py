@@ -20,6 +20,7 @@ from tests.remote_agent.container.rooms import (
     skip_unless_possible,
 )
 
+from devloop.cafs.ulimits import Ulimit
 from devloop.remote_agent.container.bundle import RUN_CAPABILITIES
 from devloop.remote_agent.container.check import check_containers
 from devloop.remote_agent.container.pool import Containers
@@ -263,9 +264,24 @@ def test_shared_memory_is_as_large_as_asked_for(room: Room) -> None:
     assert b" 8192 " in room.run("/bin/df", "-k", "/dev/shm").stdout
 
 
-def test_limits_are_set(room: Room) -> None:
-    room.spec = replace(room.spec, limits=Limits(files=77))
-    assert room.run("/bin/sh", "-c", "ulimit -n").stdout == b"77\n"
+def test_ulimits_are_set(room: Room) -> None:
+    ulimits = (
+        Ulimit("nofile", 77, 88),
+        Ulimit("memlock", 1 << 16, 1 << 17),
+        Ulimit("core", 0, 1 << 20),
+    )
+    room.spec = replace(room.spec, limits=Limits(ulimits=ulimits))
+    shown = "for what in n l c; do ulimit -S$what; ulimit -H$what; done; ls /proc/self/fd"
+    said = room.run("/bin/sh", "-c", shown).stdout.decode().split()
+    assert said[:6] == ["77", "88", "64", "128", "0", "2048"]
+    assert said[6:] == ["0", "1", "2", "3"]  # ls has its folder open, and nothing of the box's
+
+
+def test_ulimits_that_the_box_does_not_allow_are_an_error(room: Room) -> None:
+    too_many = Limits(ulimits=(Ulimit("nofile", 1 << 40, 1 << 40),))
+    room.spec = replace(room.spec, limits=too_many)
+    with pytest.raises(StartFailed, match=r"does not allow container\.ulimits\.nofile"):
+        room.run("/bin/true")
 
 
 def test_memory_beyond_the_limit_ends_the_program(room: Room) -> None:

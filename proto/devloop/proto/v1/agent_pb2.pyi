@@ -1160,6 +1160,7 @@ class Container(_message.Message):
     CACHES_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    ULIMITS_FIELD_NUMBER: _builtins.int
     index: _builtins.bytes
     """of the image, as EnsureImageReply said it"""
     reference: _builtins.str
@@ -1185,6 +1186,10 @@ class Container(_message.Message):
     def store(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """tiers, see ImageSource"""
 
+    @_builtins.property
+    def ulimits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ulimit]:
+        """one of each name; words in cafs/ulimits.py"""
+
     def __init__(
         self,
         *,
@@ -1199,14 +1204,42 @@ class Container(_message.Message):
         caches: _builtins.bool = ...,
         user: _builtins.str = ...,
         store: _abc.Iterable[_builtins.str] | None = ...,
+        ulimits: _abc.Iterable[Global___Ulimit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caches", b"caches", "cpus", b"cpus", "index", b"index", "isolated_network", b"isolated_network", "keep", b"keep", "memory_bytes", b"memory_bytes", "mounts", b"mounts", "reference", b"reference", "shm_bytes", b"shm_bytes", "store", b"store", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caches", b"caches", "cpus", b"cpus", "index", b"index", "isolated_network", b"isolated_network", "keep", b"keep", "memory_bytes", b"memory_bytes", "mounts", b"mounts", "reference", b"reference", "shm_bytes", b"shm_bytes", "store", b"store", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Container: _TypeAlias = Container  # noqa: Y015
+
+@_typing.final
+class Ulimit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOFT_FIELD_NUMBER: _builtins.int
+    HARD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"nofile", "memlock", …"""
+    soft: _builtins.int
+    """-1 = unlimited"""
+    hard: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        soft: _builtins.int = ...,
+        hard: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hard", b"hard", "name", b"name", "soft", b"soft"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ulimit: _TypeAlias = Ulimit  # noqa: Y015
 
 @_typing.final
 class Mount(_message.Message):

@@ -32,7 +32,7 @@ class Inside(NamedTuple):
     log: int
     capabilities: Iterable[int]
     seccomp: bytes
-    limits: Mapping[str, int]
+    limits: Mapping[str, tuple[int, int]]
     victim_score: int
     namespaces: int
     joins: Iterable[int]
@@ -55,11 +55,13 @@ def start_inside(pause_pidfd: int, inside: Inside) -> int:
     with open(pid_end, "rb") as file:  # noqa: PTH123
         said = file.read().decode("utf-8", "replace")
     os.waitpid(between, 0)
-    # Only now is this process the spawner's parent, whose death it may ask to die with.
-    os.write(go_says, b"\0")
-    os.close(go_says)
-    if not said.isdigit():
-        raise OSError(f"no process can enter the container: {said or 'it died'}")
+    try:
+        if not said.isdigit():
+            raise OSError(f"no process can enter the container: {said or 'it died'}")
+        # Only now is this process the spawner's parent, whose death it may ask to die with.
+        os.write(go_says, b"\0")
+    finally:
+        os.close(go_says)
     return int(said)
 
 
@@ -68,12 +70,13 @@ def _go_in(pause_pidfd: int, inside: Inside, pid_says: int, go: int) -> NoReturn
     try:
         for fd in inside.joins:
             os.write(fd, b"%d" % os.getpid())
+        most_files = os.sysconf("SC_OPEN_MAX")
         locked.set_limits(inside.limits)
         locked.enter_namespaces(pause_pidfd, inside.namespaces)
         pid = os.fork()
         if pid == 0:
             os.close(pid_says)
-            _serve(inside, go)
+            _serve(inside, go, most_files)
         os.write(pid_says, b"%d" % pid)
     except OSError as error:
         os.write(pid_says, str(error).encode())
@@ -81,10 +84,11 @@ def _go_in(pause_pidfd: int, inside: Inside, pid_says: int, go: int) -> NoReturn
         os._exit(0)
 
 
-def _serve(inside: Inside, go: int) -> NoReturn:
+def _serve(inside: Inside, go: int, most_files: int) -> NoReturn:
+    """`most_files`: how many the keeper may have open."""
     try:
         os.read(go, 1)
-        control, questions = _keep_only(inside)
+        control, questions = _keep_only(inside, most_files)
         os.setsid()
         os.chdir("/")
         _make_mounts_safe()
@@ -132,7 +136,7 @@ def _spawn(control: socket.socket) -> NoReturn:
     child.exec_request(waiting.request, child.take_request(waiting.request))
 
 
-def _keep_only(inside: Inside) -> tuple[socket.socket, socket.socket]:
+def _keep_only(inside: Inside, most_files: int) -> tuple[socket.socket, socket.socket]:
     """Whatever else the keeper has open is the box's; the last of it are the mounts' own."""
     null = os.open(os.devnull, os.O_RDWR)
     for target, fd in enumerate((null, null, inside.log)):
@@ -142,6 +146,6 @@ def _keep_only(inside: Inside) -> tuple[socket.socket, socket.socket]:
     for fd in kept:
         os.closerange(first, fd)
         first = fd + 1
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(first, most_files)
     kernel.become_subreaper()
     return inside.control, inside.questions

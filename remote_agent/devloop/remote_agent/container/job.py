@@ -121,9 +121,10 @@ def _namespaces(spec: ContainerSpec) -> int:
     return kinds | CLONE_NEWNET if spec.network == "isolated" else kinds
 
 
-def _rlimits(spec: ContainerSpec) -> dict[str, int]:
-    wanted = {"RLIMIT_NOFILE": spec.limits.files, "RLIMIT_MEMLOCK": spec.limits.locked_bytes}
-    return {name: value for name, value in wanted.items() if value}
+def _rlimits(spec: ContainerSpec) -> dict[str, tuple[int, int]]:
+    """By the names of the `resource` module."""
+    ulimits = spec.limits.ulimits
+    return {f"RLIMIT_{limit.name.upper()}": (limit.soft, limit.hard) for limit in ulimits}
 
 
 def _kept_layer(layers: Path, name: str) -> str:

@@ -60,13 +60,16 @@ def enter_namespaces(pidfd: int, kinds: int) -> None:
     _checked(_libc.setns(pidfd, kinds), "setns")
 
 
-def set_limits(limits: Mapping[str, int]) -> None:
-    """By the names of the `resource` module, never above what this process may have itself."""
-    for name, value in limits.items():
-        kind = getattr(resource, name)
-        hard = resource.getrlimit(kind)[1]
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (allowed, allowed))
+def set_limits(limits: Mapping[str, tuple[int, int]]) -> None:
+    """Soft and hard ones by the names of the `resource` module; -1 is none. Raises OSError."""
+    for name, (soft, hard) in limits.items():
+        try:
+            resource.setrlimit(getattr(resource, name), (soft, hard))
+        except (ValueError, OSError):
+            word = name.removeprefix("RLIMIT_").lower()
+            raise OSError(
+                f"this box does not allow container.ulimits.{word} = {soft}:{hard}"
+            ) from None
 
 
 def lock_down(capabilities: Iterable[int], program: bytes) -> None:

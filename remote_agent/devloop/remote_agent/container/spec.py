@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from devloop.cafs.errors import DevloopError
+from devloop.cafs.ulimits import Ulimit
 
 __all__ = [
     "BadImageConfig",
@@ -126,13 +127,12 @@ class ExtraMount:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """0 sets no limit. `files`: of open files of a process. `cpus`: processors' worth of time."""
+    """0 sets no limit. `cpus`: processors' worth of time. `ulimits`: of each process."""
 
     memory_bytes: int = 0
     cpus: float = 0.0
     processes: int = 0
-    files: int = 0
-    locked_bytes: int = 0
+    ulimits: tuple[Ulimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
