@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import io
 import json
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import zstandard
 
@@ -18,9 +18,22 @@ from devloop.cafs.oci.source import Descriptor, Layer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["END", "Member", "MemorySource", "as_layer", "header", "pax_member", "tar_of"]
+__all__ = [
+    "END",
+    "Member",
+    "MemorySource",
+    "as_layer",
+    "encoded",
+    "gnu_encoded",
+    "header",
+    "padded",
+    "pax_member",
+    "tar_of",
+    "ustar_encoded",
+]
 
 END = bytes(1024)
+GNU = b"ustar  \0"
 _TYPE = "application/vnd.oci.image.layer.v1.tar"
 
 
@@ -38,6 +51,9 @@ class Member(NamedTuple):
     size: int | None = None  # what the header claims, if that is not the size of the data
     magic: bytes = b"ustar\x0000"
     prefix: bytes = b""
+
+
+Records: TypeAlias = "Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]"  # a key may come twice
 
 
 def octal(value: int, width: int) -> bytes:
@@ -76,8 +92,9 @@ def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 512)
 
 
-def pax_member(records: Mapping[bytes, bytes], kind: bytes = b"x") -> bytes:
-    data = b"".join(_record(key, value) for key, value in records.items())
+def pax_member(records: Records, kind: bytes = b"x") -> bytes:
+    pairs = records.items() if hasattr(records, "items") else records
+    data = b"".join(_record(key, value) for key, value in pairs)
     return header(Member(b"pax", kind, data)) + padded(data)
 
 
@@ -97,6 +114,27 @@ def encoded(member: Member) -> bytes:
     if len(member.link) > 100:
         pax.setdefault(b"linkpath", member.link)
     return (pax_member(pax) if pax else b"") + header(member) + padded(member.data)
+
+
+def gnu_encoded(member: Member) -> bytes:
+    """With GNU's own headers for long names, and nothing of PAX."""
+    member = member._replace(magic=GNU, pax={})
+    long = [(b"L", member.name), (b"K", member.link)]
+    before = [
+        header(Member(b"././@LongLink", kind, name + b"\0", magic=GNU)) + padded(name + b"\0")
+        for kind, name in long
+        if len(name) > 100
+    ]
+    return b"".join(before) + header(member) + padded(member.data)
+
+
+def ustar_encoded(member: Member) -> bytes:
+    """With the first folders of a long name in the prefix; as `encoded` where that cannot be."""
+    split = member.name.rfind(b"/", 0, 156)
+    if member.pax or len(member.link) > 100 or split <= 0 or len(member.name) - split > 101:
+        return encoded(member)
+    named = member._replace(name=member.name[split + 1 :], prefix=member.name[:split])
+    return encoded(named) if named.name else encoded(member)
 
 
 def tar_of(members: Iterable[Member | bytes]) -> bytes:

@@ -23,7 +23,10 @@ from devloop.cafs.wholefiles import WholeFiles
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.cafs.oci.random_stack import RandomLayer
+
     from devloop.cafs.index import Index
+    from devloop.cafs.oci.source import Layer
 
 IS_SOAK = os.environ.get("DEVLOOP_SOAK") == "1"
 STACKS = 2_000 if IS_SOAK else 60
@@ -37,7 +40,7 @@ def test_random_stacks_are_what_umoci_makes_of_them(tmp_path: Path) -> None:
     for seed in range(STACKS):
         random = Random(seed)
         layers = random_stack(random, random.randrange(1, 5))
-        unpacked = unpack(tmp_path / str(seed), layers)
+        unpacked = unpack(tmp_path / str(seed), [layer.for_umoci for layer in layers])
         index, refusal = _ingested(layers, blobs)
         assert bool(refusal) == bool(unpacked.refusal), f"{seed}: {refusal} / {unpacked.refusal}"
         refused += bool(refusal)
@@ -65,9 +68,13 @@ def test_a_real_image_is_what_umoci_makes_of_it(tmp_path: Path) -> None:
     blobs.close()
 
 
-def _ingested(layers: list[bytes], blobs: WholeFiles) -> tuple[Index | None, str]:
+def _ingested(layers: list[RandomLayer], blobs: WholeFiles) -> tuple[Index | None, str]:
     """The index, or why there is none."""
     try:
-        return ingest(MemorySource([as_layer(tar, "plain") for tar in layers]), blobs), ""
+        return ingest(MemorySource(_compressed(layers)), blobs), ""
     except DevloopError as error:
         return None, str(error)
+
+
+def _compressed(layers: list[RandomLayer]) -> list[Layer]:
+    return [as_layer(layer.tar, layer.compression) for layer in layers]

@@ -6,7 +6,8 @@ Entries are applied in the order of their archive, as umoci does it:
 - A whiteout hides what the layers below have, and never an entry of its own layer, whichever of
   the two comes first: a node knows which layer has touched it or something below it.
 - A symbolic link on the way to an entry is followed inside the image: an absolute target begins at
-  its root, and ".." at the root stays there. The last component is never followed.
+  its root, and ".." at the root stays there. The last component is never followed. Links that
+  lead to each other are refused, also on the way to a whiteout.
 - A directory over a directory keeps what is in it; anything else takes the place of what was there.
 - Missing parents are made: mode 0755, root's, and of 1970, so that an image has one index.
 - A hard link is to the file of that name in its own layer, before or after it, or else to the one
@@ -229,7 +230,11 @@ class Tree:
             elif node.children is not None:
                 trail.names.append(name)
                 nodes.append(node)
-            elif (target := _target(node)) is not None and links_left:
+            elif (target := _target(node)) is not None:
+                if not links_left:
+                    raise NameInvalid(
+                        f"too many symbolic links on the way to {shown(b'/'.join(path))}"
+                    )
                 links_left -= 1
                 if target[:1] == b"/":
                     trail.back_to_root()
