@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from devloop.cli.config import load_config
 from devloop.cli.parser import parse_args
 from devloop.cli.screen import ProjectGround
-from devloop.cli.up import make_loop
 from devloop.tui.app import UpApp
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ async def main(folder: Path, target: Path) -> None:
 async def _take(project: Path, size: tuple[int, int], target: Path, name: str) -> None:
     args = parse_args(["-C", str(project), "up", "--", "python3", "train.py"])
     config = load_config(project, flags={"run.command": ["python3", "train.py"]})
-    app = UpApp(ProjectGround(args, config, partial(make_loop, args)))
+    app = UpApp(ProjectGround(args, config))
     async with app.run_test(size=size) as pilot:
         for number in (1, 2, 3):
             (project / "model.py").write_text(MODEL.format(number + 9))

@@ -194,7 +194,7 @@ def started(
 
 
 def first_output(number: int, output_s: float = 0.0123) -> FirstOutput:
-    cycle = Cycle(*(getattr(CYCLE, name) for name in Cycle.__slots__[:-1]), output_s)
+    cycle = CYCLE._replace(output_s=output_s)
     return FirstOutput(number, cycle)
 
 

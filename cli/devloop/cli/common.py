@@ -1,4 +1,7 @@
-"""What several verbs need: the configuration as flags leave it, a session, words for sizes."""
+"""What several verbs need: the configuration as flags leave it, a session, words for sizes.
+
+What only a session needs is imported with it: a screen is drawn before there is one.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,7 @@ from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
 from devloop.sync.agent_errors import RemoteError
-from devloop.sync.local import LocalTarget
 from devloop.sync.model import RunSpec
-from devloop.sync.session import Project, Session, workspace_of
-from devloop.sync.target import Connection
 
 from .config import HOST_IMAGE, load_config, run_environment
 from .parser import config_flags
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from devloop.sync.images import Container, ImageSource
     from devloop.sync.model import Run, SavedAside, WorkspaceRef
     from devloop.sync.progress import Progress
-    from devloop.sync.target import Target
+    from devloop.sync.session import Project, Session
+    from devloop.sync.target import Connection, Target
 
     from .config import Config
 
@@ -85,6 +86,8 @@ def config_of(args: argparse.Namespace, *, will_sync: bool) -> Config:
 
 
 def project_of(config: Config) -> Project:
+    from devloop.sync.session import Project
+
     return Project(
         config.root,
         config.sync.ignore,
@@ -131,6 +134,8 @@ def image_source(config: Config, reference: str) -> ImageSource:
 @contextlib.asynccontextmanager
 async def open_session(config: Config, progress: Progress | None = None) -> AsyncIterator[Session]:
     """`progress` is told how far the session has come, from its first step on."""
+    from devloop.sync.session import Session
+
     session = await Session.open(project_of(config), target_of(config, progress), progress)
     try:
         yield session
@@ -141,6 +146,8 @@ async def open_session(config: Config, progress: Progress | None = None) -> Asyn
 @contextlib.asynccontextmanager
 async def open_connection(config: Config, *, start: bool = False) -> AsyncIterator[Connection]:
     """To the agent that runs, if one does; with `start`, one is started. Raises NoAgent."""
+    from devloop.sync.target import Connection
+
     target = target_of(config)
     connection = await (Connection.open(target) if start else Connection.open_if_running(target))
     if connection is None:
@@ -161,6 +168,8 @@ async def open_agent(
 
 
 def workspace_ref(config: Config) -> WorkspaceRef:
+    from devloop.sync.session import workspace_of
+
     return workspace_of(config.root, is_local=config.target == LOCAL)
 
 
@@ -170,6 +179,8 @@ def target_of(config: Config, progress: Progress | None = None) -> Target:
         from .box import ssh_target  # runs on this machine do not pay for it
 
         return ssh_target(config, progress)
+    from devloop.sync.local import LocalTarget
+
     return LocalTarget(config.agent.idle_timeout_s, config.agent.store_limit_bytes)
 
 

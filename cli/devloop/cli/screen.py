@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devloop.sync.progress import Progress
-from devloop.sync.session import Session
 
 from . import config_values as kinds
 from .common import LOCAL, forwarded_ports, project_of, say, shown_command, target_of
@@ -24,10 +23,9 @@ from .project import CONFIG_NAME
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from devloop.cafs.errors import DevloopError
-    from devloop.sync.loop import Loop
     from devloop.sync.target import Target
     from devloop.tui.ground import Opened, Screenful
 
@@ -43,10 +41,8 @@ def wants_screen(args: argparse.Namespace) -> bool:
     return has_terminal and not (args.plain or is_dumb or os.environ.get("CI"))
 
 
-def show_screen(
-    args: argparse.Namespace, config: Config, make_loop: Callable[[Config, Session], Loop]
-) -> int:
-    return asyncio.run(_show(ProjectGround(args, config, make_loop)))
+def show_screen(args: argparse.Namespace, config: Config) -> int:
+    return asyncio.run(_show(ProjectGround(args, config)))
 
 
 async def _show(ground: ProjectGround) -> int:
@@ -63,16 +59,10 @@ async def _show(ground: ProjectGround) -> int:
 class ProjectGround:
     """See `devloop.tui.ground.Ground`."""
 
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        config: Config,
-        make_loop: Callable[[Config, Session], Loop],
-    ) -> None:
+    def __init__(self, args: argparse.Namespace, config: Config) -> None:
         self.progress = Progress()
         self._args = args
         self._config = config
-        self._make_loop = make_loop
 
     @property
     def facts(self) -> Screenful:
@@ -105,13 +95,16 @@ class ProjectGround:
 
     @contextlib.asynccontextmanager
     async def opened(self, *, may_ask: bool) -> AsyncIterator[Opened]:
+        from devloop.sync.session import Session  # the first picture does not wait for them
         from devloop.tui.ground import Opened
+
+        from .looping import make_loop
 
         config = self._config
         target = self._target(may_ask=may_ask)
         session = await Session.open(project_of(config), target, self.progress)
         try:
-            loop = self._make_loop(config, session)
+            loop = make_loop(self._args, config, session)
             async with forwarded_ports(config, session, loop.tell):
                 yield Opened(session, loop)
         finally:

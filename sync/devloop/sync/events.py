@@ -1,9 +1,11 @@
-"""What a session tells its front end: plain values, to be rendered."""
+"""What a session tells its front end: plain values, to be rendered.
+
+Named tuples, since a screen's first picture waits for these classes, too: see `model.py`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .model import LogRecord
 
@@ -28,8 +30,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Cycle:
+class Cycle(NamedTuple):
     """One save's way to its first output, stage by stage, in seconds.
 
     `detect_s` counts from the newest changed file's mtime; 0 when nothing was saved.
@@ -68,21 +69,18 @@ class Cycle:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(NamedTuple):
     facts: HostFacts
 
 
-@dataclass(frozen=True, slots=True)
-class Reconnecting:
+class Reconnecting(NamedTuple):
     """The agent is gone; the next try is in `delay_s`, 0 for one that is under way."""
 
     reason: str
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class RunStarted:
+class RunStarted(NamedTuple):
     """A run was started; `cycle` has no output stage yet."""
 
     run: Run
@@ -93,35 +91,30 @@ class RunStarted:
     saved_aside: tuple[SavedAside, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FirstOutput:
+class FirstOutput(NamedTuple):
     """The cycle is complete: its first output has come."""
 
     run: int
     cycle: Cycle
 
 
-@dataclass(frozen=True, slots=True)
-class RunFinished:
+class RunFinished(NamedTuple):
     run: Run
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """Other runs are pinned to another version of the files; the change waits for their end."""
 
     runs: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(NamedTuple):
     """Paths that cannot be synced, and why; each is named once a session."""
 
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Pulled:
+class Pulled(NamedTuple):
     """Outputs came back. `kept`: local files that differ and were not overwritten."""
 
     files: int
@@ -129,16 +122,14 @@ class Pulled:
     kept: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(NamedTuple):
     """Something to know, that stops nothing."""
 
     text: str
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Paused:
+class Paused(NamedTuple):
     paused: bool
 
 

@@ -11,7 +11,7 @@ import contextlib
 import gc
 import signal
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 from devloop.cafs.errors import DevloopError
@@ -364,7 +364,7 @@ class Loop:
         cycle = self._cycles.get(record.run)
         if cycle is not None and cycle.output_s == 0.0:
             since_s = (time.time_ns() - self._replied_ns[record.run]) / 1e9
-            self._cycles[record.run] = replace(cycle, output_s=max(since_s, 1e-6))
+            self._cycles[record.run] = cycle._replace(output_s=max(since_s, 1e-6))
             await self.events.put(FirstOutput(record.run, self._cycles[record.run]))
         await self.events.put(record)
         if record.run in self._next_records:

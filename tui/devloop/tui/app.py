@@ -1,7 +1,8 @@
 """The screen of `devloop up`: what it hears of the session, and what each key does.
 
 Owns the actions and the way out. The picture is the board's (`board.py`), what is true the view's
-(`state.py`), the session the feed's (`feed.py`).
+(`state.py`), the session the feed's (`feed.py`). What comes in front of the rest is imported when
+it is asked for: the first picture does not wait for it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ from devloop.sync.model import LogRecord, LogStream
 
 from .board import PANES, Board
 from .details import ended_words, started_words
-from .dialogs import AskCommand, AskLeave, Help
-from .diffs import DiffScreen
 from .driver import TerminalDriver
 from .feed import Feed
 from .keys import KEYS, key_words, keymap
@@ -106,6 +105,8 @@ class UpApp(Board):
         if self._ground.command:
             self._start_feed()
         else:
+            from .dialogs import AskCommand
+
             suggested = self._ground.suggested_command()
             ask = AskCommand(self._ground.facts.root, suggested, self._take_command)
             self.push_screen(ask, self._command_asked)
@@ -292,6 +293,8 @@ class UpApp(Board):
             self._tell(Said(str(error), "warning", error.hint))
             return
         if lines:
+            from .diffs import DiffScreen
+
             title = f"code · run {old.number} → run {new.number}"
             await self.push_screen(DiffScreen(title, lines))
         else:
@@ -392,6 +395,8 @@ class UpApp(Board):
             self.close_card()
 
     def action_help(self) -> None:
+        from .dialogs import Help
+
         self.push_screen(Help(self._keys))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
@@ -415,6 +420,8 @@ class UpApp(Board):
         if self._view.leaving:
             self._feed.leave(kill=True)
         elif live is not None:
+            from .dialogs import AskLeave
+
             self.push_screen(AskLeave(live.number), self._leave_chosen)
         else:
             self._leave()
