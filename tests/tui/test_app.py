@@ -12,7 +12,7 @@ from textual.widgets import Input, OptionList
 from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.tree import File, encode_node
-from devloop.sync.events import Connected, Reconnecting
+from devloop.sync.events import Connected, Reconnecting, RunLost
 from devloop.tui.app import UpApp
 from devloop.tui.dialogs import AskCommand, AskLeave, Help
 from devloop.tui.diffs import DiffScreen
@@ -457,9 +457,70 @@ async def test_a_lost_link_is_told_once_with_a_countdown() -> None:
         assert "stale" in screen.text("vitals")
         picture = screen.app.export_screenshot()
         assert picture.count("link&#160;lost:&#160;no&#160;answer") == 1
-        screen.app.event(Connected(facts(pid=7)))
+        screen.app.event(connected())
         await screen.settle()
         assert "connected&#160;again" in screen.app.export_screenshot()
+
+
+async def test_an_agent_that_is_another_one_is_told_with_what_to_do_until_the_next_run() -> None:
+    async with opened(size=WIDE) as screen:
+        live(screen)
+        screen.app.event(Reconnecting("the agent has ended", 0.0))
+        await screen.settle()
+        assert "LINK LOST" in screen.text("head")
+        screen.app.event(Connected(facts(pid=7)))
+        screen.app.event(RunLost(1))
+        await screen.settle()
+        screen.clock.now_s += 60
+        await screen.settle()
+        assert "AGENT RESTARTED  r runs again  ? RUN 1 lost" in screen.text("head")
+        assert "run 1 was lost" in screen.text("card")
+        sync = str(screen.app.screen.query_one("#sync Lines", Lines).render())
+        assert "agent restarted" in sync
+        assert "restarted 1×, 1 min ago" in sync
+        live(screen, 2)
+        await screen.settle()
+        assert "RESTARTED" not in screen.text("head")
+        assert not screen.shows("card")
+
+
+async def test_an_agent_that_took_no_run_along_is_news_for_some_seconds() -> None:
+    async with opened() as screen:
+        screen.app.event(Reconnecting("the agent has ended", 0.0))
+        screen.app.event(Connected(facts(pid=7)))
+        await screen.settle()
+        assert "AGENT RESTARTED  all is as before" in screen.text("head")
+        screen.clock.now_s += 11
+        await screen.settle()
+        assert "RESTARTED" not in screen.text("head")
+
+
+@pytest.mark.parametrize(
+    ("reason", "why", "again"),
+    [
+        ("its container has ended: its first process was killed", "first process", "container"),
+        ("lost: the agent was killed", "the agent was killed", "agent"),
+    ],
+)
+async def test_a_run_that_was_taken_down_has_a_card(reason: str, why: str, again: str) -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.app.event(finished(1, ended(255, reason=reason, wall_s=0.0)))
+        await screen.settle()
+        assert "✗ RUN 1 lost" in screen.text("head")
+        assert why in screen.text("card")
+        assert f"in another {again}" in screen.text("card")
+
+
+async def test_a_run_that_could_not_start_has_a_card_with_its_hint() -> None:
+    async with opened() as screen:
+        live(screen)
+        end = ended(127, reason="command not found: pyhton")
+        screen.app.event(finished(1, end._replace(start_failed=True, detail="is it installed?")))
+        await screen.settle()
+        assert "✗ RUN 1 exit 127" in screen.text("head")
+        assert "command not found: pyhton" in screen.text("card")
+        assert "hint: is it installed?" in screen.text("card")
 
 
 # -- leaving

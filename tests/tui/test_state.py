@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devloop.cafs.errors import DevloopError
-from devloop.sync.events import Connected, Notice, Paused, Reconnecting, Waiting
+from devloop.sync.events import Connected, Notice, Paused, Reconnecting, RunLost, Waiting
 from devloop.sync.metrics import GpuState
 from devloop.tui.state import RUNS_KEPT, STALE_AFTER_S, Link, View, stages_of
 
@@ -114,6 +114,17 @@ def test_an_agent_with_another_pid_is_counted_as_restarted(view: View) -> None:
     assert view.agents == 1
     view.handle(Connected(facts(pid=9)), 2.0)
     assert view.agents == 2
+
+
+def test_a_run_that_went_with_its_agent_is_not_live(view: View) -> None:
+    view.handle(started(1), 1.0)
+    view.handle(Connected(facts(pid=9)), 2.0)
+    view.handle(RunLost(1), 3.0)
+    assert view.live is None
+    assert view.runs[1].duration_s(99.0) == 2.0
+    assert view.has_restarted(99.0)
+    view.handle(started(2), 100.0)
+    assert not view.has_restarted(100.0)
 
 
 def test_samples_go_stale_with_time_and_at_once_with_the_link(view: View) -> None:

@@ -232,6 +232,26 @@ def test_an_agent_that_is_ended_leaves_the_screen_and_r_comes_back() -> None:
             assert terminal.wait_for_end() == 0
 
 
+def test_an_agent_that_is_killed_is_replaced_and_its_run_told_as_lost() -> None:
+    with open_box() as own_box:
+        project = own_box.project(main=SLEEPER.format("up"))
+        with open_terminal(own_box, project, *UP, columns=120) as terminal:
+            terminal.wait_for("RUN 1")
+            terminal.wait_for("up")
+            own_box.agent().kill()
+            terminal.wait_for("AGENT RESTARTED")
+            terminal.wait_for("r runs again")
+            terminal.wait_for("run 1 was lost")
+            terminal.type("r")
+            terminal.wait_for("▶ RUN 2")
+            wait_until(lambda: "AGENT RESTARTED" not in terminal.text)
+            terminal.type("q")
+            terminal.wait_for("is live")
+            terminal.type("s")
+            assert terminal.wait_for_end() == 0
+            terminal.assert_given_back()
+
+
 def answer(terminal: Terminal, command: str) -> None:
     """One key at a time: Textual handles a burst of letters before a shortcut that came first."""
     while "with its arguments" not in terminal.text:

@@ -22,6 +22,7 @@ from devloop.sync.events import (
     Pulled,
     Reconnecting,
     RunFinished,
+    RunLost,
     RunStarted,
     Skipped,
     Waiting,
@@ -87,6 +88,8 @@ class Plain:
                 self._cycles[number] = cycle
             case RunFinished(run):
                 self._finished(run)
+            case RunLost(number):
+                say(f"run {number} ■ lost with its agent; save to run again")
             case Connected(facts):
                 self._lost.clear()
                 words = shown_command(self._config)

@@ -23,6 +23,7 @@ __all__ = [
     "Pulled",
     "Reconnecting",
     "RunFinished",
+    "RunLost",
     "RunStarted",
     "SessionEvent",
     "Skipped",
@@ -102,6 +103,12 @@ class RunFinished(NamedTuple):
     run: Run
 
 
+class RunLost(NamedTuple):
+    """It went with its agent, and with all that was known of it."""
+
+    run: int
+
+
 class Waiting(NamedTuple):
     """Other runs are pinned to another version of the files; the change waits for their end."""
 
@@ -139,6 +146,7 @@ SessionEvent: TypeAlias = (
     | RunStarted
     | FirstOutput
     | RunFinished
+    | RunLost
     | Waiting
     | Skipped
     | Pulled

@@ -28,6 +28,7 @@ from .events import (
     Pulled,
     Reconnecting,
     RunFinished,
+    RunLost,
     RunStarted,
     Skipped,
     Waiting,
@@ -340,7 +341,7 @@ class Loop:
             if number > self._last_announced and runs[number].owner == session.owner:
                 await self._adopt(runs[number])
         for number in self._next_records.keys() - runs.keys():
-            await self.events.put(Notice(f"run {number} ■ lost with its agent; save to run again"))
+            await self.events.put(RunLost(number))
             self._forget_run(number)
 
     async def _adopt(self, run: Run) -> None:

@@ -146,6 +146,11 @@ class RunEnd(NamedTuple):
             return f"signal {self.signal}"
 
     @property
+    def was_taken_down(self) -> bool:
+        """With its container or its agent: neither the command nor anybody else ended it."""
+        return self.reason.startswith(("lost: ", "its container has ended"))
+
+    @property
     def cause(self) -> str:
         """What ended it, where that was not the command itself: "", "stopped", "lost: …"."""
         by_itself = ("", f"exited {self.exit_code}", f"killed by {self.words}")

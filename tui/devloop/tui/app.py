@@ -21,7 +21,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen, Screen
 
 from devloop.cafs.errors import DevloopError
-from devloop.sync.events import Connected, Reconnecting, RunFinished, RunStarted
+from devloop.sync.events import Connected, Reconnecting, RunFinished, RunLost, RunStarted
 from devloop.sync.model import LogRecord, LogStream
 
 from .board import PANES, Board
@@ -135,7 +135,7 @@ class UpApp(Board):
         self.touch()
 
     def event(self, event: SessionEvent) -> None:
-        was_lost = self._view.link is Link.LOST
+        was_lost, agents = self._view.link is Link.LOST, self._view.agents
         self._view.handle(event, self._clock())
         if isinstance(event, LogRecord):
             self._on_record(event)
@@ -149,13 +149,18 @@ class UpApp(Board):
                 row = self._view.runs.get(run.number)
                 if row is not None:
                     self.log_pane.end_run(run.number, ended_words(row))
+            case RunLost(number) if number in self._view.runs:
+                self.log_pane.end_run(number, ended_words(self._view.runs[number]))
             case Reconnecting(reason):
                 if reason not in self._lost_reasons:
                     self._lost_reasons.add(reason)
-                    self._tell(Said(f"link lost: {reason}", "warning"))
+                    what = "agent gone" if self._view.is_local else "link lost"
+                    self._tell(Said(f"{what}: {reason}", "warning"))
             case Connected():
                 self._lost_reasons.clear()
-                if was_lost:
+                if was_lost and self._view.agents > agents:
+                    self._tell(Said("another agent answers: the files are checked", "warning"))
+                elif was_lost:
                     self._tell(Said("connected again", "success"))
             case _:
                 pass

@@ -49,7 +49,7 @@ def sync_pane(view: View, progress: Progress, width: int, now_s: float) -> list[
             _labelled("cycle", [Span(words), Span(f"  of {len(view.cycles_s)}", "dim")], width)
         )
     lines.append(_labelled("link", _link(view), width))
-    lines.append(_labelled("agent", _agent(view), width))
+    lines.append(_labelled("agent", _agent(view, now_s), width))
     if view.pulled is not None:
         words = f"{files_words(view.pulled.files)}, {size(view.pulled.size_bytes)}"
         lines.append(_labelled("pulled", [Span(words)], width))
@@ -62,9 +62,12 @@ def _labelled(label: str, value: Line, width: int) -> Line:
 
 def _state_line(view: View, progress: Progress, width: int, now_s: float) -> Line:
     if view.link is Link.LOST:
-        return _labelled("state", [Span("⊘ link lost", "bad")], width)
+        what = "agent gone, starting another" if view.is_local else "link lost"
+        return _labelled("state", [Span(f"⊘ {what}", "bad")], width)
     if busy := progress_line(progress, width, now_s):
         return busy
+    if view.link is Link.UP and view.has_restarted(now_s):
+        return _labelled("state", [Span("↻ agent restarted; files are checked", "warn")], width)
     if view.is_paused:
         return _labelled("state", [Span("‖ paused: saves are noted", "warn")], width)
     if view.waits_for:
@@ -107,7 +110,7 @@ def _link(view: View) -> Line:
     return [Span(words, "warn" if view.rtt_s > RTT_SLOW_S else "")]
 
 
-def _agent(view: View) -> Line:
+def _agent(view: View, now_s: float) -> Line:
     if view.facts is None:
         return [Span("not reached yet", "dim")]
     facts = view.facts
@@ -116,7 +119,8 @@ def _agent(view: View) -> Line:
         Span(f"  {facts.isolation}", "dim"),
     ]
     if view.agents > 1:
-        spans.insert(1, Span(f"  restarted {view.agents - 1}×", "warn"))
+        ago = f", {seconds_ago(now_s - view.restarted_s)}" if view.restarted_s else ""
+        spans.insert(1, Span(f"  restarted {view.agents - 1}×{ago}", "warn"))
     return spans
 
 
@@ -164,9 +168,15 @@ def card(view: View, width: int, now_s: float) -> list[Line]:
     if view.link is Link.OVER:
         return _over_card(view, width)
     row = view.newest
-    if row is None or row.end is None or not row.has_failed or row.failure is None:
-        return []
-    lines = _oom_lines(view, row, width) if row.failure.is_oom else _exit_lines(row, width)
+    lines: list[Line] = []
+    if row is not None and row.was_taken_down:
+        lines = _lost_lines(row, now_s)
+    elif row is None or row.end is None or not row.has_failed or row.failure is None:
+        pass
+    elif row.failure.is_oom:
+        lines = _oom_lines(view, row, width)
+    else:
+        lines = _exit_lines(row, width)
     return [cut(line, width) for line in lines]
 
 
@@ -177,6 +187,19 @@ def _over_card(view: View, width: int) -> list[Line]:
         lines.append([Span("   hint: ", "dim"), Span(plain(view.link_hint))])
     lines.append([Span("   r tries again   q leaves", "dim")])
     return [cut(line, width) for line in lines]
+
+
+def _lost_lines(row: RunRow, now_s: float) -> list[Line]:
+    """It went with its agent or its container, of which the next run starts another."""
+    reason = row.end.reason if row.end is not None else ""
+    why = reason.removeprefix("lost: ") or "its agent is another one, which knows nothing of it"
+    what = "container" if reason.startswith("its container") else "agent"
+    words = f"run {row.number} was lost after {seconds(row.duration_s(now_s))}"
+    return [
+        [Span(" ✗ ", "bad"), Span(words, "strong")],
+        [Span("   "), Span(plain(why), "bad")],
+        [Span(f"   r, or a save, runs again, in another {what}", "dim")],
+    ]
 
 
 def _exit_lines(row: RunRow, width: int) -> list[Line]:

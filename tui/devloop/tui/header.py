@@ -33,7 +33,7 @@ def header(view: View, progress: Progress, width: int, now_s: float) -> Line:
     """ " ▶ RUN 14 00:12.4  train.py @ h100-a:0  sync ✓ 3 files 0.021s  save→out 0.048s"."""
     run = view.newest
     parts = [
-        *_link_parts(view, now_s),
+        *_link_parts(view, progress, now_s),
         Part(_run_part(view, progress, now_s)),
         Part(_paused(view), 1),
         Part(_place(view, run), 4),
@@ -48,7 +48,7 @@ def status_line(view: View, progress: Progress, width: int, now_s: float) -> Lin
     """All there is in a terminal that is too small for more."""
     run = view.newest
     parts = [
-        *_link_parts(view, now_s),
+        *_link_parts(view, progress, now_s),
         Part(_run_part(view, progress, now_s)),
         Part(_paused(view), 1),
         Part(_save_to_output(run), 2),
@@ -58,10 +58,10 @@ def status_line(view: View, progress: Progress, width: int, now_s: float) -> Lin
 
 def run_state(row: RunRow) -> tuple[str, str, Style]:
     """Glyph, word and style of a run's state."""
-    if row.is_lost:
-        return "?", "lost", "warn"
     if row.end is None:
-        return "▶", "runs", "accent"
+        return ("?", "lost", "warn") if row.is_lost else ("▶", "runs", "accent")
+    if row.end.was_taken_down:
+        return "✗", "lost", "bad"
     if row.was_stopped:
         return "■", plain(row.end.cause.partition(":")[0]), "warn"
     return ("✗", row.end.words, "bad") if row.end.status else ("✓", row.end.words, "good")
@@ -94,16 +94,33 @@ def _no_run_yet(view: View, progress: Progress) -> Line:
     return []
 
 
-def _link_parts(view: View, now_s: float) -> list[Part]:
+def _link_parts(view: View, progress: Progress, now_s: float) -> list[Part]:
+    """What there is to say of link and agent, and what is being done about it."""
     if view.link is Link.LOST:
-        lost = Span(f"⊘ LINK LOST {now_s - view.link_lost_s:.0f} s", "bad")
-        left_s = view.next_try_s - now_s
-        then = f" next try in {left_s:.1f} s" if left_s > 0.05 else " trying now"
-        return [Part([lost]), Part([Span(then.strip(), "warn")], 2)]
+        what = "AGENT GONE" if view.is_local else "LINK LOST"
+        lost = Span(f"⊘ {what} {now_s - view.link_lost_s:.0f} s", "bad")
+        return [Part([lost]), Part([Span(_next_try(view, now_s), "warn")], 2)]
+    if view.link is Link.UP and view.has_restarted(now_s):
+        restarted = Span("↻ AGENT RESTARTED", "warn")
+        return [Part([restarted]), Part([Span(_after_restart(view, progress), "warn")], 2)]
     if view.link is Link.OVER:
         words = "NOT CONNECTED" if view.facts is None else "SESSION ENDED"
         return [Part([Span(f"⊘ {words}", "bad")]), Part([Span("r connects again", "warn")], 2)]
     return []
+
+
+def _next_try(view: View, now_s: float) -> str:
+    left_s = view.next_try_s - now_s
+    if left_s > 0.05:
+        return f"next try in {left_s:.1f} s"
+    return "starting another" if view.is_local else "trying now"
+
+
+def _after_restart(view: View, progress: Progress) -> str:
+    if progress.step is not None:
+        return "checking the files"
+    newest = view.newest
+    return "r runs again" if newest is not None and newest.was_taken_down else "all is as before"
 
 
 def _paused(view: View) -> Line:

@@ -22,6 +22,7 @@ from devloop.sync.events import (
     Pulled,
     Reconnecting,
     RunFinished,
+    RunLost,
     RunStarted,
     Skipped,
     Waiting,
@@ -47,6 +48,7 @@ RUNS_KEPT = 500
 CYCLES_KEPT = 2000
 NOTICES_KEPT = 200
 STALE_AFTER_S = 3.0  # samples come every second
+RESTART_TOLD_S = 10.0  # of an agent, where it took no run along
 
 
 class Link(Enum):
@@ -104,12 +106,20 @@ class RunRow:
 
     @property
     def was_stopped(self) -> bool:
-        return self.end is not None and bool(self.end.cause) and not is_memory(self.end)
+        end = self.end
+        if end is None or end.start_failed or end.was_taken_down:
+            return False
+        return bool(end.cause) and not is_memory(end)
+
+    @property
+    def was_taken_down(self) -> bool:
+        """With its agent or its container."""
+        return self.is_lost or (self.end is not None and self.end.was_taken_down)
 
     def duration_s(self, now_s: float) -> float:
-        if self.end is not None:
+        if self.end is not None and not self.end.was_taken_down:
             return self.end.wall_s
-        return (self.ended_s if self.is_lost else now_s) - self.began_s
+        return (now_s if self.is_live else self.ended_s) - self.began_s
 
 
 def is_memory(end: RunEnd) -> bool:
@@ -187,6 +197,7 @@ class View:
     next_try_s: float = 0.0  # 0: one is under way
     facts: HostFacts | None = None
     agents: int = 0  # that were talked to, one after another
+    restarted_s: float = 0.0  # when another agent was found; 0: a run was started since, or never
     rtt_s: float = 0.0  # 0: not measured yet
     is_paused: bool = False
     waits_for: tuple[int, ...] = ()
@@ -216,8 +227,11 @@ class View:
                 self._first_output(number, cycle)
             case RunFinished(run):
                 self._finished(run, now_s)
+            case RunLost(number):
+                if number in self.runs:
+                    self._lose(self.runs[number], now_s)
             case Connected(facts):
-                self._connected(facts)
+                self._connected(facts, now_s)
             case Reconnecting(reason, delay_s):
                 self._lost_link(reason, delay_s, now_s)
             case Waiting(runs):
@@ -256,9 +270,10 @@ class View:
         if row.is_live:
             row.is_lost, row.ended_s = True, now_s
 
-    def _connected(self, facts: HostFacts) -> None:
+    def _connected(self, facts: HostFacts, now_s: float) -> None:
         if self.facts is None or self.facts.agent_pid != facts.agent_pid:
             self.agents += 1
+            self.restarted_s = now_s if self.agents > 1 else 0.0
         self.facts = facts
         self.link, self.link_words, self.link_hint, self.next_try_s = Link.UP, "", "", 0.0
 
@@ -271,6 +286,7 @@ class View:
     def _started(self, event: RunStarted, now_s: float) -> None:
         run = event.run
         self.waits_for = ()
+        self.restarted_s = 0.0
         for row in self.runs.values():  # a workspace has one run of ours at a time
             self._lose(row, now_s)
         self.runs[run.number] = RunRow(
@@ -364,6 +380,20 @@ class View:
         if self.facts is None:
             return self.target
         return self.facts.hostname or self.target
+
+    @property
+    def is_local(self) -> bool:
+        """No link is between us and the agent: what is lost then is the agent itself."""
+        return self.target == "local"
+
+    def has_restarted(self, now_s: float) -> bool:
+        """Another agent than before answers, and that is news still: until the next run where it
+        took one along."""
+        if not self.restarted_s:
+            return False
+        newest = self.newest
+        took_one = newest is not None and newest.was_taken_down
+        return took_one or now_s - self.restarted_s < RESTART_TOLD_S
 
     def stale_s(self, now_s: float) -> float:
         """How old the newest sample is, once that is worth a word; 0: it is fresh."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from devloop.sync.events import Notice, Paused, Pulled, RunStarted, Skipped, Waiting
+from devloop.sync.events import Notice, Paused, Pulled, RunLost, RunStarted, Skipped, Waiting
 from devloop.sync.model import LogStream
 
 from .words import plain, size
@@ -37,6 +37,10 @@ def said_of(event: SessionEvent) -> Iterator[Said]:
                 yield Said(f"{path} had changed on the box; that version is kept at {kept}")
         case Notice(text, hint):
             yield Said(text, hint=hint)
+        case RunLost(number):
+            yield Said(
+                f"run {number} was lost with its agent", "warning", "r, or a save, runs again"
+            )
         case Waiting(runs):
             numbers = ", ".join(map(str, runs))
             yield Said(f"run {numbers} uses another version of these files: waiting")
