@@ -14,7 +14,7 @@ from devloop.cafs.digest import digest_of
 from devloop.sync.agent_errors import RemoteError
 from devloop.sync.codediff import CodeGone, diff_of_code
 from devloop.sync.local import LocalTarget
-from devloop.sync.metrics import GpuState
+from devloop.sync.metrics import GpuState, Warmth
 from devloop.sync.model import RunSpec
 from devloop.sync.session import Project, Session
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from devloop.cafs.digest import Digest
+    from devloop.sync.client import AgentClient
 
 
 @contextlib.asynccontextmanager
@@ -117,6 +118,25 @@ async def test_blobs_of_more_than_one_reply_are_all_read(project: Path) -> None:
         absent = [digest_of(b"absent"), digest_of(b"x" * (1 << 21))]
         found = await session.client.read_blobs([*absent, *wanted])
         assert found == {digest_of(data): data for data in contents.values()}
+
+
+async def test_samples_tell_how_warm_a_workspace_is(project: Path) -> None:
+    (project / "main.py").write_text("print('once')\n")
+    async with opened(project) as session:
+        await session.scan()
+        while await start_kind(session) != "zygote":
+            pass
+        client, workspace_id = session.client, session.workspace.id
+        assert await warmth(client, workspace_id) == Warmth(zygotes=1, loading=0)
+        assert await warmth(client, "") is None
+        assert await warmth(client, "never-seen") is None
+        await client.cool(workspace_id)
+        assert await warmth(client, workspace_id) == Warmth(zygotes=0, loading=0)
+
+
+async def warmth(client: AgentClient, workspace_id: str) -> Warmth | None:
+    async with contextlib.aclosing(client.metrics(60.0, workspace_id)) as samples:
+        return (await anext(samples)).warmth
 
 
 async def test_what_is_to_be_cold_has_no_zygote_left(project: Path) -> None:

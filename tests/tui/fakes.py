@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 from devloop.cafs.digest import Digest
 from devloop.cafs.errors import DevloopError
 from devloop.sync.events import Connected, Cycle, FirstOutput, RunFinished, RunStarted
-from devloop.sync.metrics import GpuSample, GpuState, HostSample, Sample, SampleProcess
-from devloop.sync.model import HostFacts, LogRecord, LogStream, Run, RunEnd, RunGpu, RunState
+from devloop.sync.metrics import GpuSample, GpuState, HostSample, Sample, SampleProcess, Warmth
+from devloop.sync.model import (
+    HostFacts,
+    LogRecord,
+    LogStream,
+    Run,
+    RunEnd,
+    RunGpu,
+    RunState,
+    WorkspaceRef,
+)
 from devloop.sync.progress import Progress
 from devloop.tui.ground import Opened, Screenful
 
@@ -64,7 +73,7 @@ class FakeClient:
     async def read_blobs(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
         return {digest: self.blobs[digest] for digest in digests if digest in self.blobs}
 
-    async def metrics(self, interval_s: float) -> AsyncIterator[Sample]:
+    async def metrics(self, interval_s: float, workspace_id: str) -> AsyncIterator[Sample]:
         await asyncio.Event().wait()
         yield sample()
 
@@ -76,6 +85,7 @@ class FakeClient:
 class FakeSession:
     def __init__(self, client: FakeClient) -> None:
         self.client = client
+        self.workspace = WorkspaceRef("demo-1", "demo")
 
 
 class FakeGround:
@@ -86,6 +96,7 @@ class FakeGround:
         *,
         command: str = "python train.py",
         root: str = "/nowhere/demo",
+        image: str = "",
         theme: str = "default",
         keys: Mapping[str, str] | None = None,
         error: DevloopError | None = None,
@@ -93,7 +104,7 @@ class FakeGround:
     ) -> None:
         self.progress = Progress()
         self.command = command
-        self.facts = Screenful("h100-a", "demo", root, theme, dict(keys or {}))
+        self.facts = Screenful("h100-a", "demo", root, image, theme, dict(keys or {}))
         self.client = FakeClient()
         self.loops: list[FakeLoop] = []
         self.openings: list[bool] = []  # whether each might ask
@@ -250,10 +261,15 @@ def gpu(at: int = 0, index: int = 0, **changes: Any) -> GpuSample:
         power_limit_w=700.0,
         throttle_reasons=(),
         processes=(
-            SampleProcess(4711, 60_900_000_000, "/usr/bin/python train.py", "me", computes=True),
+            SampleProcess(
+                4711, 60_900_000_000, "/usr/bin/python train.py", "me", computes=True, run=14
+            ),
             SampleProcess(815, 300_000_000, "/usr/bin/jupyter lab", "ada", computes=True),
         ),
     )._replace(**changes)
+
+
+WARM = Warmth(zygotes=1, loading=0)
 
 
 def sample(at: int = 0, gpus: int = 1, state: GpuState = GpuState.OK) -> Sample:
@@ -265,4 +281,5 @@ def sample(at: int = 0, gpus: int = 1, state: GpuState = GpuState.OK) -> Sample:
         gpu_state=state,
         gpu_detail=detail.get(state, ""),
         gpus=tuple(gpu(at, index) for index in range(gpus)) if state is GpuState.OK else (),
+        warmth=WARM,
     )

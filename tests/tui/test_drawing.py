@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from textual._xterm_parser import XTermParser
 from textual.events import Key
 
-from devloop.sync.metrics import GpuState
+from devloop.sync.metrics import ContainerState, GpuState, Warmth
 from devloop.sync.progress import Progress
 from devloop.tui.details import card, run_line, runs_title, sync_pane
 from devloop.tui.driver import InputBytes, events_in
@@ -125,6 +125,53 @@ def test_throttling_and_slices_are_shown() -> None:
     words = text_of(gpu_pane(view, 60, 30, 9.0, zoomed=False))
     assert "throttled: power cap" in words
     assert "0:1" in words
+
+
+def warm_view(*states: Warmth) -> View:
+    view = View("gpu1", "python train.py", "demo", "team/train:latest")
+    view.handle(connected(), 0.0)
+    for at, warmth in enumerate(states):
+        view.sample(sample(at)._replace(warmth=warmth), float(at))
+    return view
+
+
+STARTING = Warmth(0, 0, ContainerState.STARTING, 0, 412, 1031, 40_000_000, 120_000_000)
+READY = Warmth(1, 0, ContainerState.WARM, 1, 1031, 1031, 120_000_000, 120_000_000)
+
+
+def test_an_image_on_its_way_is_told_in_files_and_bytes() -> None:
+    progress = Progress()
+    view = warm_view(STARTING)
+    words = text_of(sync_pane(view, progress, 100, 1.0))
+    assert "image  train:latest  … container starting" in words
+    assert "files  prefetching 412 of 1,031, 40M of 120M" in words
+    assert "… CONTAINER STARTING" in text_of([header(view, progress, 120, 1.0)])
+    with progress.during("apply"):
+        line = text_of([progress_line(progress, 120, time.monotonic(), STARTING)])
+    assert "starting the container: prefetching 412 of 1,031 files" in line
+    assert "40M of 120M" in line
+    words = text_of(sync_pane(warm_view(STARTING, READY), progress, 100, 1.0))
+    assert "container warm" in words
+    assert "files  prefetched 1,031, 120M" in words
+    assert "1 interpreter ready" in words
+
+
+def test_a_container_that_starts_again_says_so() -> None:
+    view = warm_view(READY, STARTING._replace(containers=1))
+    assert "↻ CONTAINER RESTARTING" in text_of([header(view, Progress(), 120, 1.0)])
+    words = text_of(sync_pane(warm_view(READY._replace(containers=2)), Progress(), 100, 1.0))
+    assert "container warm, restarted 1×" in words
+
+
+def test_interpreters_at_their_imports_are_warming() -> None:
+    words = text_of(sync_pane(warm_view(Warmth(0, 1)), Progress(), 100, 1.0))
+    assert "warming" in words
+
+
+def test_processes_of_our_runs_have_a_mark_and_others_their_user_s_name() -> None:
+    words = text_of(gpu_pane(failed_view(), 60, 30, 4.0, zoomed=False))
+    assert "▶   4711 me" in words
+    assert "     815 ada" in words
 
 
 def test_an_upload_has_a_bar_and_a_rate() -> None:

@@ -18,6 +18,7 @@ from devloop.sync.progress import Progress
 
 from . import config_values as kinds
 from .common import LOCAL, forwarded_ports, project_of, say, shown_command, target_of
+from .config import HOST_IMAGE
 from .errors import ConfigError, UsageError
 from .project import CONFIG_NAME
 
@@ -69,9 +70,14 @@ class ProjectGround:
         from devloop.tui.ground import Screenful
 
         config = self._config
-        screen = config.screen
-        root = config.root
-        return Screenful(config.target, root.name, str(root), screen.theme, screen.keys)
+        return Screenful(
+            target=config.target,
+            project=config.root.name,
+            root=str(config.root),
+            image="" if config.image == HOST_IMAGE else config.image,
+            theme=config.screen.theme,
+            keys=config.screen.keys,
+        )
 
     @property
     def command(self) -> str:

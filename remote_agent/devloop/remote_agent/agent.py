@@ -32,6 +32,7 @@ from .runs import Runs
 from .served import line_of
 from .spawn import Spawner
 from .tasks import Tasks
+from .warmth import WarmthDesk
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Agent:
         self.containers.on_ending = self._on_container_ending
         self.profiles = ImageProfiles(self.containers)
         self.spawner = Spawner(state_dir / "zygotes", containers=self.containers)
+        self.warmth = WarmthDesk(self.spawner, self.containers)
         self.metrics = Metrics(state_dir)
         self.gpus = GpuDesk()
         self.images = Images(state_dir / "images", self._images_in_use)
@@ -243,6 +245,7 @@ class Agent:
     def _tell_runs(self, container: ContainerSpec, event: str) -> None:
         """What the file server of an image says is said to the runs that read from it."""
         self.profiles.heard(container, event)
+        self.warmth.heard(container, event)
         if (line := line_of(event)) is not None:
             for run in self._runs_in(container):
                 run.say(line)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .logs import Record
     from .metrics import HostMetrics, Sample
     from .run import Run, RunEnd
+    from .warmth import Warmth
 
 __all__ = [
     "apply_reply",
@@ -32,6 +33,7 @@ __all__ = [
     "metrics_sample",
     "run_message",
     "run_spec",
+    "warmth",
     "workspace_usage",
 ]
 
@@ -175,13 +177,36 @@ def _taken(taken: Taken) -> pb.Taken:
     return pb.Taken(files=taken.files, size_bytes=taken.size_bytes, shared_bytes=taken.shared_bytes)
 
 
-def metrics_sample(sample: Sample) -> pb.MetricsSample:
-    return pb.MetricsSample(
+def metrics_sample(sample: Sample, runs: Mapping[int, tuple[str, int]]) -> pb.MetricsSample:
+    """`runs`: the workspace and number of the run that a process belongs to."""
+    message = pb.MetricsSample(
         time_ns=sample.time_ns,
         host=_host(sample.host),
         gpu_state=_GPU_STATES[sample.gpu_state],
         gpu_detail=sample.gpu_detail,
         gpus=[_gpu(gpu) for gpu in sample.gpus],
+    )
+    _name_runs(message.gpus, runs)
+    return message
+
+
+def _name_runs(gpus: Iterable[pb.Gpu], runs: Mapping[int, tuple[str, int]]) -> None:
+    for unit in (unit for gpu in gpus for unit in (gpu, *gpu.slices)):
+        for process in unit.processes:
+            process.workspace_id, process.run = runs.get(process.pid, ("", 0))
+
+
+def warmth(found: Warmth) -> pb.Warmth:
+    ahead = found.ahead
+    return pb.Warmth(
+        zygotes=found.zygotes,
+        loading=found.loading,
+        container=pb.ContainerState.ValueType(found.container),
+        containers=found.containers,
+        ahead_files=ahead.files,
+        ahead_of_files=ahead.of_files,
+        ahead_bytes=ahead.size_bytes,
+        ahead_of_bytes=ahead.of_bytes,
     )
 
 
@@ -257,7 +282,6 @@ def gpu_list(
         if holder is not None:
             unit.holder.user, unit.holder.project = holder.user, holder.project
             unit.holder.run, unit.holder.since_ns = holder.run, holder.since_ns
-        for process in unit.processes:
-            process.workspace_id, process.run = runs.get(process.pid, ("", 0))
+    _name_runs(gpus, runs)
     state = _GPU_STATES[snapshot.state]
     return pb.ListGpusReply(state=state, detail=snapshot.detail, gpus=gpus)

@@ -377,7 +377,14 @@ class Service(agent_pb2_grpc.AgentServicer):
             raise InvalidRequest(f"a metrics interval of {interval_s:g} s: it is 0.1 to 60")
         async with contextlib.aclosing(self._agent.metrics.subscribe(interval_s)) as samples:
             async for sample in samples:
-                await context.write(convert.metrics_sample(sample))
+                is_used = any(gpu.processes or gpu.slices for gpu in sample.gpus)
+                runs = self._agent.runs_by_pid() if is_used else {}
+                message = convert.metrics_sample(sample, runs)
+                with contextlib.suppress(InvalidRequest):  # nothing has run there yet
+                    if request.workspace_id:
+                        files = self._agent.project(request.workspace_id).workspace.files
+                        message.warmth.CopyFrom(convert.warmth(self._agent.warmth.of(files)))
+                await context.write(message)
 
 
 def _run_message(run: Run, project: Project) -> pb.Run:

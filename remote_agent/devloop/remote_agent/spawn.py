@@ -193,6 +193,13 @@ class Spawner:
         """What the zygotes hold."""
         return self._host.pool.memory_bytes()
 
+    def zygotes(self, workspace: Path) -> tuple[int, int]:
+        """Of a workspace: those that are ready, and those that are at their imports."""
+        counts = [self._host.pool.counts(os.fsencode(workspace))]
+        if self._containers is not None:
+            counts += self._containers.zygotes(workspace)
+        return sum(ready for ready, _ in counts), sum(loading for _, loading in counts)
+
     async def start(self, request: StartRequest) -> Process:
         """Raises CommandNotFound, CommandNotExecutable or StartFailed."""
         birth = await self.begin(request)

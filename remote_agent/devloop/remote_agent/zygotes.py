@@ -125,6 +125,12 @@ class ZygotePool:
         ready = [zygote for zygote in self._zygotes.values() if zygote.is_ready]
         return list({path for zygote in ready for path in zygote.loaded.result()["watched"]})
 
+    def counts(self, workspace: bytes) -> tuple[int, int]:
+        """Of a workspace: those that are ready, and those that are at their imports."""
+        own = [z for key, z in self._zygotes.items() if key.workspace == workspace and z.is_alive]
+        ready = sum(zygote.is_ready and not zygote.stale for zygote in own)
+        return ready, sum(not zygote.loaded.done() for zygote in own)
+
     def memory_bytes(self) -> int:
         """Of all zygotes, as they measured it after their imports."""
         ready = [zygote for zygote in self._all if zygote.is_ready]

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from .gpus import Gpu, Gpus
     from .image_calls import ImageCalls
     from .images import Container
-    from .metrics import GpuSample, Sample
+    from .metrics import GpuSample, Sample, Warmth
     from .model import AttachEvent
     from .ports import PortSpec
     from .upkeep import Abilities, Cleaned, Usage, Verified, WorkspaceUsage
@@ -258,13 +258,17 @@ class AgentClient:
 
     # -- metrics
 
-    async def metrics(self, interval_s: float) -> AsyncGenerator[Sample, None]:
-        """A sample now, and one every so often (0.1 to 60 s), until closed."""
-        call = self._stub.Metrics(pb.MetricsRequest(interval_s=interval_s))
+    async def metrics(
+        self, interval_s: float, workspace_id: str = ""
+    ) -> AsyncGenerator[Sample, None]:
+        """A sample now, and one every so often (0.1 to 60 s), until closed. With a workspace, also
+        what is warm of it, and which processes are of its runs."""
+        request = pb.MetricsRequest(interval_s=interval_s, workspace_id=workspace_id)
+        call = self._stub.Metrics(request)
         try:
             with call_errors():
                 async for reply in call:
-                    yield _sample(reply)
+                    yield _sample(reply, workspace_id)
         finally:
             call.cancel()
 
@@ -673,7 +677,7 @@ def _gpu(gpu: pb.Gpu, label: str) -> Gpu:
     )
 
 
-def _sample(reply: pb.MetricsSample) -> Sample:
+def _sample(reply: pb.MetricsSample, workspace_id: str) -> Sample:
     from .metrics import GpuState, HostSample, Sample
 
     host = reply.host
@@ -691,11 +695,27 @@ def _sample(reply: pb.MetricsSample) -> Sample:
         ),
         gpu_state=GpuState(reply.gpu_state),
         gpu_detail=reply.gpu_detail,
-        gpus=tuple(_gpu_sample(gpu, str(gpu.index)) for gpu in reply.gpus),
+        gpus=tuple(_gpu_sample(gpu, str(gpu.index), workspace_id) for gpu in reply.gpus),
+        warmth=_warmth(reply.warmth) if reply.HasField("warmth") else None,
     )
 
 
-def _gpu_sample(gpu: pb.Gpu, label: str) -> GpuSample:
+def _warmth(warmth: pb.Warmth) -> Warmth:
+    from .metrics import ContainerState, Warmth
+
+    return Warmth(
+        zygotes=warmth.zygotes,
+        loading=warmth.loading,
+        container=ContainerState(warmth.container),
+        containers=warmth.containers,
+        ahead_files=warmth.ahead_files,
+        ahead_of_files=warmth.ahead_of_files,
+        ahead_bytes=warmth.ahead_bytes,
+        ahead_of_bytes=warmth.ahead_of_bytes,
+    )
+
+
+def _gpu_sample(gpu: pb.Gpu, label: str, workspace_id: str) -> GpuSample:
     from .metrics import GpuSample, SampleProcess
 
     return GpuSample(
@@ -710,10 +730,15 @@ def _gpu_sample(gpu: pb.Gpu, label: str) -> GpuSample:
         power_limit_w=gpu.power_limit_w,
         throttle_reasons=tuple(gpu.throttle_reasons),
         processes=tuple(
-            SampleProcess(p.pid, p.memory_bytes, p.command, p.user, not p.draws)
+            SampleProcess(
+                *(p.pid, p.memory_bytes, p.command, p.user, not p.draws),
+                run=p.run if p.workspace_id == workspace_id else 0,
+            )
             for p in gpu.processes
         ),
-        slices=tuple(_gpu_sample(part, f"{label}:{part.index}") for part in gpu.slices),
+        slices=tuple(
+            _gpu_sample(part, f"{label}:{part.index}", workspace_id) for part in gpu.slices
+        ),
     )
 
 

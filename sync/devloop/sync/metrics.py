@@ -8,7 +8,15 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-__all__ = ["GpuSample", "GpuState", "HostSample", "Sample", "SampleProcess"]
+__all__ = [
+    "ContainerState",
+    "GpuSample",
+    "GpuState",
+    "HostSample",
+    "Sample",
+    "SampleProcess",
+    "Warmth",
+]
 
 
 class GpuState(IntEnum):
@@ -17,6 +25,28 @@ class GpuState(IntEnum):
     NONE = 1  # no driver, or no GPU
     OK = 2
     UNAVAILABLE = 3  # there is a driver, and it does not answer
+
+
+class ContainerState(IntEnum):
+    """Values as in the protocol."""
+
+    NONE = 0  # nothing was started in one yet, or it has ended
+    STARTING = 1
+    WARM = 2
+
+
+class Warmth(NamedTuple):
+    """What the next start finds ready. `ahead`: gone through of what starts are known to touch of
+    the image; nothing is fetched ahead where there are none in all."""
+
+    zygotes: int  # interpreters that have done their imports
+    loading: int  # those that are at them
+    container: ContainerState = ContainerState.NONE
+    containers: int = 0  # that were started for it, one after another
+    ahead_files: int = 0
+    ahead_of_files: int = 0
+    ahead_bytes: int = 0
+    ahead_of_bytes: int = 0
 
 
 class HostSample(NamedTuple):
@@ -38,6 +68,7 @@ class SampleProcess(NamedTuple):
     command: str
     user: str
     computes: bool  # rather than draws a screen
+    run: int = 0  # of the workspace that was asked for; 0: somebody else's
 
 
 class GpuSample(NamedTuple):
@@ -63,3 +94,4 @@ class Sample(NamedTuple):
     gpu_state: GpuState
     gpu_detail: str  # unless OK: why, for people
     gpus: tuple[GpuSample, ...]
+    warmth: Warmth | None = None  # of the workspace that was asked for; None: nothing ran there yet

@@ -20,6 +20,7 @@ from devloop.cafs.fuse.events import Events
 from devloop.cafs.fuse.misses import Misses
 from devloop.cafs.fuse.prefetch import prefetch
 from devloop.cafs.fuse.views import contents_of
+from devloop.cafs.index import CHUNK_BYTES
 from devloop.cafs.profile import Profile, Touch
 from devloop.cafs.tiers import Tiers
 from devloop.cafs.tiers.directory import DirectoryTier
@@ -89,6 +90,7 @@ def while_fetching(
     tier: DirectoryTier,
     touches: Sequence[Touch],
     read: Callable[[Misses], Awaitable[None]],
+    events_of: Callable[[int], Events] = Events,
 ) -> None:
     """`read` runs while the touches are fetched."""
     profile = store.parent / "profile"
@@ -105,7 +107,7 @@ def while_fetching(
             nursery.cancel_scope.cancel()
 
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-        trio.run(run, Events(nowhere.fileno()))
+        trio.run(run, events_of(nowhere.fileno()))
 
 
 def test_a_reader_of_what_comes_late_does_not_wait_for_what_comes_before(
@@ -121,6 +123,33 @@ def test_a_reader_of_what_comes_late_does_not_wait_for_what_comes_before(
 
     store, tier = folders
     while_fetching(store, SlowLink(tier), [Touch(content.digest, 0, 240)], read)
+
+
+def test_how_far_it_is_is_told_in_files_and_bytes(folders: tuple[Path, Path]) -> None:
+    """A file with two pieces is one file; what the image has not is none."""
+    store, folder = folders
+    large = digest_of(LARGE)
+    touches = [
+        *(Touch(digest_of(data)) for data in SMALL),
+        *(Touch(large, 0, 1), Touch(large, 2, 1), Touch(digest_of(b"not of the image"))),
+    ]
+    told: list[dict[str, int]] = []
+
+    class Heard(Events):
+        def tell(self, event: str, **fields: object) -> None:
+            if event == "ahead":
+                told.append(fields)  # type: ignore[arg-type]
+
+    async def read(misses: Misses) -> None:
+        with trio.fail_after(DEADLINE_S):
+            while not told or told[-1]["files"] < told[-1]["of_files"]:
+                await trio.sleep(0.01)
+
+    while_fetching(store, DirectoryTier(folder), touches, read, Heard)
+    of_bytes = sum(map(len, SMALL)) + 2 * CHUNK_BYTES
+    whole = {"of_files": len(SMALL) + 1, "of_bytes": of_bytes}
+    assert told[0] == {"files": 0, "size_bytes": 0, **whole}
+    assert told[-1] == {"files": len(SMALL) + 1, "size_bytes": of_bytes, **whole}
 
 
 def test_a_fault_in_a_tier_ends_nothing(folders: tuple[Path, Path]) -> None:

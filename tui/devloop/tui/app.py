@@ -68,7 +68,7 @@ class UpApp(Board):
     def __init__(self, ground: Ground, clock: Callable[[], float] = time.monotonic) -> None:
         no_color = os.environ.get("NO_COLOR")
         facts = ground.facts
-        view = View(facts.target, ground.command, facts.project)
+        view = View(facts.target, ground.command, facts.project, facts.image)
         keys = keymap(facts.keys)
         super().__init__(view, ground.progress, keys, clock, TerminalDriver)
         if no_color is not None:  # Textual takes it away, and runs would not see it

@@ -220,7 +220,8 @@ class Board(App[None]):
         is_long = progress.step is not None and (
             time.monotonic() - progress.began_s > PROGRESS_AFTER_S
         )
-        line = progress_line(progress, columns, time.monotonic()) if is_long else []
+        now_s, warmth = time.monotonic(), self._view.warmth
+        line = progress_line(progress, columns, now_s, warmth) if is_long else []
         self._show_or_hide("progress", [line] if line else [])
 
     def _draw_card(self, columns: int, now_s: float, *, is_small: bool) -> None:

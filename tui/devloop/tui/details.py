@@ -13,6 +13,7 @@ from .header import files_words, progress_line, run_state
 from .series import sparkline
 from .spans import Line, Part, Span, cut, fit, width_of
 from .state import Link, RunRow, View
+from .warmth import ahead_line, image_line, start_line
 from .words import milliseconds, plain, seconds, size, stamp
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ def sync_pane(view: View, progress: Progress, width: int, now_s: float) -> list[
         )
     lines.append(_labelled("link", _link(view), width))
     lines.append(_labelled("agent", _agent(view, now_s), width))
+    if view.image:
+        lines.append(_labelled("image", image_line(view), width))
+    if ahead := ahead_line(view):
+        lines.append(_labelled("files", ahead, width))
+    lines.append(_labelled("start", start_line(view), width))
     if view.pulled is not None:
         words = f"{files_words(view.pulled.files)}, {size(view.pulled.size_bytes)}"
         lines.append(_labelled("pulled", [Span(words)], width))
@@ -64,7 +70,7 @@ def _state_line(view: View, progress: Progress, width: int, now_s: float) -> Lin
     if view.link is Link.LOST:
         what = "agent gone, starting another" if view.is_local else "link lost"
         return _labelled("state", [Span(f"⊘ {what}", "bad")], width)
-    if busy := progress_line(progress, width, now_s):
+    if busy := progress_line(progress, width, now_s, view.warmth):
         return busy
     if view.link is Link.UP and view.has_restarted(now_s):
         return _labelled("state", [Span("↻ agent restarted; files are checked", "warn")], width)

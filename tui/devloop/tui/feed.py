@@ -143,7 +143,7 @@ class Feed:
         """Through lost links: the loop gets the session a new connection."""
         while True:
             with contextlib.suppress(DevloopError):
-                samples = session.client.metrics(SAMPLE_PERIOD_S)
+                samples = session.client.metrics(SAMPLE_PERIOD_S, session.workspace.id)
                 async with contextlib.aclosing(samples):
                     async for sample in samples:
                         self._listener.sample(sample)

@@ -32,6 +32,7 @@ class Screenful(NamedTuple):
     target: str
     project: str  # its folder's name
     root: str
+    image: str = ""  # that runs see; empty: the box's own files
     theme: str = ""  # empty: what suits the terminal
     keys: Mapping[str, str] = {}  # the name of a command to its keys, separated by blanks
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from devloop.sync.metrics import ContainerState
+
 from .spans import Line, Part, Span, Style, fit
 from .state import Link, View, stages_of
+from .warmth import is_container_starting, is_fetching_ahead
 from .words import clock, milliseconds, plain, seconds, size
 
 if TYPE_CHECKING:
+    from devloop.sync.metrics import Warmth
     from devloop.sync.progress import Progress
 
     from .state import RunRow
@@ -103,6 +107,10 @@ def _link_parts(view: View, progress: Progress, now_s: float) -> list[Part]:
     if view.link is Link.UP and view.has_restarted(now_s):
         restarted = Span("↻ AGENT RESTARTED", "warn")
         return [Part([restarted]), Part([Span(_after_restart(view, progress), "warn")], 2)]
+    if view.link is Link.UP and is_container_starting(view):
+        again = view.warmth is not None and view.warmth.containers > 0
+        word = "↻ CONTAINER RESTARTING" if again else "… CONTAINER STARTING"
+        return [Part([Span(word, "warn" if again else "accent")])]
     if view.link is Link.OVER:
         words = "NOT CONNECTED" if view.facts is None else "SESSION ENDED"
         return [Part([Span(f"⊘ {words}", "bad")]), Part([Span("r connects again", "warn")], 2)]
@@ -191,9 +199,11 @@ def cycle_line(view: View, width: int) -> Line:
     return [Span(" " * MARGIN), *fit(parts, width - 2 * MARGIN, gap=" ")]
 
 
-def progress_line(progress: Progress, width: int, now_s: float) -> Line:
+def progress_line(
+    progress: Progress, width: int, now_s: float, warmth: Warmth | None = None
+) -> Line:
     """What takes the time now, with a bar where its end is known; empty: nothing does."""
-    words, done, total, rate = _progress_words(progress, now_s)
+    words, done, total, rate = _progress_words(progress, now_s, warmth)
     if not words:
         return []
     parts = [Part([Span(words, "accent")])]
@@ -205,7 +215,9 @@ def progress_line(progress: Progress, width: int, now_s: float) -> Line:
     return [Span(" " * MARGIN), *fit(parts, width - 2 * MARGIN)]
 
 
-def _progress_words(progress: Progress, now_s: float) -> tuple[str, int, int, float]:
+def _progress_words(
+    progress: Progress, now_s: float, warmth: Warmth | None
+) -> tuple[str, int, int, float]:
     """Words, bytes done, bytes in all (0: not known), bytes a second."""
     took_s = now_s - progress.upload_began_s
     match progress.step:
@@ -227,6 +239,12 @@ def _progress_words(progress: Progress, now_s: float) -> tuple[str, int, int, fl
             rate = progress.sent_bytes / took_s if took_s > 1 else 0.0
             words = f"uploading {progress.sent_files:,} of {files_words(progress.total_files)}"
             return words, progress.sent_bytes, progress.total_bytes, rate
+        case "apply" if warmth is not None and is_fetching_ahead(warmth):
+            files = f"{warmth.ahead_files:,} of {files_words(warmth.ahead_of_files)}"
+            words = f"starting the container: prefetching {files}"
+            return words, warmth.ahead_bytes, warmth.ahead_of_bytes, 0.0
+        case "apply" if warmth is not None and warmth.container is ContainerState.STARTING:
+            return f"starting the container … {now_s - progress.began_s:.0f} s", 0, 0, 0.0
         case "apply":
             return f"applying … {now_s - progress.began_s:.0f} s", 0, 0, 0.0
 

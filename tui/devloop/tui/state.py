@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from devloop.cafs.digest import Digest
     from devloop.cafs.errors import DevloopError
     from devloop.sync.events import SessionEvent
-    from devloop.sync.metrics import GpuSample, HostSample, Sample
+    from devloop.sync.metrics import GpuSample, HostSample, Sample, Warmth
     from devloop.sync.model import HostFacts, Run, RunEnd
 
     from .failure import Place
@@ -190,6 +190,7 @@ class View:
     target: str
     command: str
     project: str = ""  # the project's name, which is a part of its files' paths on the box
+    image: str = ""  # that runs see; empty: the box's own files
     link: Link = Link.OPENING
     link_words: str = ""  # what is in the way
     link_hint: str = ""
@@ -208,6 +209,7 @@ class View:
     last_change: tuple[bytes, ...] = ()
     last_change_s: float = 0.0
     pulled: Pulled | None = None
+    warmth: Warmth | None = None  # None: not known
     sampled_s: float = 0.0  # 0: no sample yet
     sampled_ns: int = 0
     gpu_state: GpuState | None = None  # None: not said yet
@@ -342,6 +344,7 @@ class View:
         self.gpu_state, self.gpu_detail = sample.gpu_state, sample.gpu_detail
         if sample.gpu_state is GpuState.OK:
             self._sample_gpus(sample.gpus)
+        self.warmth = sample.warmth
 
     def _sample_gpus(self, gpus: tuple[GpuSample, ...]) -> None:
         for gone in self.gpus.keys() - {gpu.uuid for gpu in gpus}:

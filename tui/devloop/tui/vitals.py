@@ -162,21 +162,23 @@ def _slice_line(part: GpuSample, width: int) -> Line:
 def _process_lines(gpu: GpuSample, width: int) -> list[Line]:
     all_ = [*gpu.processes, *(process for part in gpu.slices for process in part.processes)]
     shown = sorted(all_, key=lambda process: -process.memory_bytes)[:PROCESSES_SHOWN]
-    lines = [
-        cut(
-            [
-                Span(f" {process.pid:>7} ", "dim"),
-                Span(f"{plain(process.user)[:9]:<9}"),
-                Span(f"{size(process.memory_bytes) if process.memory_bytes else '?':>6} "),
-                Span(_command(process, 200), "" if process.computes else "dim"),
-            ],
-            width,
-        )
-        for process in shown
-    ]
+    lines = [_process_line(process, width) for process in shown]
     if len(all_) > len(shown):
         lines.append([Span(f" and {len(all_) - len(shown)} more processes", "dim")])
     return lines
+
+
+def _process_line(process: SampleProcess, width: int) -> Line:
+    """One of a run of ours has its mark; others have their user's name."""
+    mark = "▶" if process.run else " "
+    style: Style = "accent" if process.run else "dim"
+    spans = [
+        Span(f"{mark}{process.pid:>7} ", style),
+        Span(f"{plain(process.user)[:9]:<9}"),
+        Span(f"{size(process.memory_bytes) if process.memory_bytes else '?':>6} "),
+        Span(_command(process, 200), "" if process.computes else "dim"),
+    ]
+    return cut(spans, width)
 
 
 def _host_lines(host: HostHistory, width: int, *, zoomed: bool) -> list[Line]:

@@ -12,6 +12,9 @@ JSON objects, a line each:
     {"event": "touched", "digest", "chunk", "chunks"}     opened for the first time; of large files
                                                           each piece when it is read first (256 KiB
                                                           each, from `chunk`; null for whole files)
+    {"event": "ahead", "files", "of_files", "size_bytes", "of_bytes"}
+                                                          gone through of what a profile names; told
+                                                          several times a second, and at the end
     {"event": "dropped", "events": N}                     nobody has read, so N events are missing
 
 The server never waits for who reads this.

@@ -132,6 +132,25 @@ LOG_STREAM_DEVLOOP: LogStream.ValueType  # 3
 LOG_STREAM_GAP: LogStream.ValueType  # 4
 Global___LogStream: _TypeAlias = LogStream  # noqa: Y015
 
+class _ContainerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContainerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContainerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTAINER_STATE_NONE: _ContainerState.ValueType  # 0
+    """nothing was started in one yet, or it has ended"""
+    CONTAINER_STATE_STARTING: _ContainerState.ValueType  # 1
+    CONTAINER_STATE_WARM: _ContainerState.ValueType  # 2
+
+class ContainerState(_ContainerState, metaclass=_ContainerStateEnumTypeWrapper): ...
+
+CONTAINER_STATE_NONE: ContainerState.ValueType  # 0
+"""nothing was started in one yet, or it has ended"""
+CONTAINER_STATE_STARTING: ContainerState.ValueType  # 1
+CONTAINER_STATE_WARM: ContainerState.ValueType  # 2
+Global___ContainerState: _TypeAlias = ContainerState  # noqa: Y015
+
 class _GpuState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -2308,16 +2327,20 @@ class MetricsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INTERVAL_S_FIELD_NUMBER: _builtins.int
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
     interval_s: _builtins.float
     """0.1 to 60; 0 = 1"""
+    workspace_id: _builtins.str
+    """whose warmth is told; empty: none"""
     def __init__(
         self,
         *,
         interval_s: _builtins.float = ...,
+        workspace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_s", b"interval_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_s", b"interval_s", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2332,6 +2355,7 @@ class MetricsSample(_message.Message):
     GPU_STATE_FIELD_NUMBER: _builtins.int
     GPU_DETAIL_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
+    WARMTH_FIELD_NUMBER: _builtins.int
     time_ns: _builtins.int
     gpu_state: Global___GpuState.ValueType
     gpu_detail: _builtins.str
@@ -2340,6 +2364,10 @@ class MetricsSample(_message.Message):
     def host(self) -> Global___HostMetrics: ...
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gpu]: ...
+    @_builtins.property
+    def warmth(self) -> Global___Warmth:
+        """of the workspace that was asked for, once there is one"""
+
     def __init__(
         self,
         *,
@@ -2348,14 +2376,61 @@ class MetricsSample(_message.Message):
         gpu_state: Global___GpuState.ValueType = ...,
         gpu_detail: _builtins.str = ...,
         gpus: _abc.Iterable[Global___Gpu] | None = ...,
+        warmth: Global___Warmth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "warmth", b"warmth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_detail", b"gpu_detail", "gpu_state", b"gpu_state", "gpus", b"gpus", "host", b"host", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_detail", b"gpu_detail", "gpu_state", b"gpu_state", "gpus", b"gpus", "host", b"host", "time_ns", b"time_ns", "warmth", b"warmth"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MetricsSample: _TypeAlias = MetricsSample  # noqa: Y015
+
+@_typing.final
+class Warmth(_message.Message):
+    """What the next start in a workspace finds ready."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZYGOTES_FIELD_NUMBER: _builtins.int
+    LOADING_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    AHEAD_FILES_FIELD_NUMBER: _builtins.int
+    AHEAD_OF_FILES_FIELD_NUMBER: _builtins.int
+    AHEAD_BYTES_FIELD_NUMBER: _builtins.int
+    AHEAD_OF_BYTES_FIELD_NUMBER: _builtins.int
+    CONTAINERS_FIELD_NUMBER: _builtins.int
+    zygotes: _builtins.int
+    """interpreters that have done their imports"""
+    loading: _builtins.int
+    """those that are at them"""
+    container: Global___ContainerState.ValueType
+    ahead_files: _builtins.int
+    """Gone through of what starts are known to touch of the image; 0 in all: nothing is fetched ahead."""
+    ahead_of_files: _builtins.int
+    ahead_bytes: _builtins.int
+    ahead_of_bytes: _builtins.int
+    containers: _builtins.int
+    """that this agent has started for it, one after another"""
+    def __init__(
+        self,
+        *,
+        zygotes: _builtins.int = ...,
+        loading: _builtins.int = ...,
+        container: Global___ContainerState.ValueType = ...,
+        ahead_files: _builtins.int = ...,
+        ahead_of_files: _builtins.int = ...,
+        ahead_bytes: _builtins.int = ...,
+        ahead_of_bytes: _builtins.int = ...,
+        containers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead_bytes", b"ahead_bytes", "ahead_files", b"ahead_files", "ahead_of_bytes", b"ahead_of_bytes", "ahead_of_files", b"ahead_of_files", "container", b"container", "containers", b"containers", "loading", b"loading", "zygotes", b"zygotes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Warmth: _TypeAlias = Warmth  # noqa: Y015
 
 @_typing.final
 class HostMetrics(_message.Message):
@@ -2564,7 +2639,7 @@ class GpuProcess(_message.Message):
     command: _builtins.str
     user: _builtins.str
     run: _builtins.int
-    """0: not one of ours; known in ListGpusReply only"""
+    """0: not one of this agent's"""
     workspace_id: _builtins.str
     draws: _builtins.bool
     """on a screen, and computes nothing"""

@@ -14,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import re
 import secrets
 import subprocess
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -66,6 +68,7 @@ class Containers:
         self._places: dict[ContainerSpec, ContainerPlace] = {}
         self._starting: dict[ContainerSpec, asyncio.Task[ContainerPlace]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._started: Counter[Path] = Counter()  # by workspace
         self._sweeper: asyncio.Task[None] | None = None
         self.on_ending: Callable[[ContainerSpec, str], None] = lambda spec, why: None
         self.on_served: Callable[[ContainerSpec, str], None] = lambda spec, line: None
@@ -121,6 +124,18 @@ class Containers:
     def live(self) -> list[ContainerSpec]:
         return [spec for spec, place in self._places.items() if place.is_alive]
 
+    def starting(self) -> list[ContainerSpec]:
+        return list(self._starting)
+
+    def count_started(self, workspace: Path) -> int:
+        """Of a workspace, one after another."""
+        return self._started[workspace]
+
+    def zygotes(self, workspace: Path) -> list[tuple[int, int]]:
+        """In each container of a workspace: those that are ready, those at their imports."""
+        own = [(s, place) for s, place in self._places.items() if s.workspace == workspace]
+        return [place.pool.counts(os.fsencode(spec.target)) for spec, place in own]
+
     async def end(self, matches: Callable[[ContainerSpec], bool]) -> None:
         """Ends the containers that match, with all their runs; returns when they have ended."""
         ending = [place.end() for spec, place in list(self._places.items()) if matches(spec)]
@@ -171,6 +186,7 @@ class Containers:
             raise
         await container.start(job, spec.image.user)
         self._places[spec] = place
+        self._started[spec.workspace] += 1
         asyncio.get_running_loop().call_later(1.0, self._warm_if_used)
         if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.ensure_future(self._sweep())
