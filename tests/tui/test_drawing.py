@@ -13,7 +13,8 @@ from textual.events import Key
 
 from devloop.sync.metrics import ContainerState, GpuState, Warmth
 from devloop.sync.progress import Progress
-from devloop.tui.details import card, run_line, runs_title, sync_pane
+from devloop.tui.cards import card
+from devloop.tui.details import run_line, runs_title, sync_pane
 from devloop.tui.driver import InputBytes, events_in
 from devloop.tui.failure import last_exception, raised_at
 from devloop.tui.header import cycle_line, header, progress_line, status_line

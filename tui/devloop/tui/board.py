@@ -13,7 +13,8 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
-from .details import card, runs_title, sync_pane
+from .cards import card
+from .details import runs_title, sync_pane
 from .header import cycle_line, header, progress_line, status_line
 from .keys import footer
 from .log.pane import LogPane

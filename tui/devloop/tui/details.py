@@ -1,4 +1,4 @@
-"""What sync does and knows, the history of runs, and the cards of what went wrong.
+"""What sync does and knows, and the history of runs.
 
 From the view to spans. Decides no layout.
 """
@@ -8,10 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .failure import in_project
 from .header import files_words, progress_line, run_state
-from .series import sparkline
-from .spans import Line, Part, Span, cut, fit, width_of
+from .spans import Line, Span, cut, width_of
 from .state import Link, RunRow, View
 from .warmth import ahead_line, image_line, start_line
 from .words import milliseconds, plain, seconds, size, stamp
@@ -19,10 +17,8 @@ from .words import milliseconds, plain, seconds, size, stamp
 if TYPE_CHECKING:
     from devloop.sync.progress import Progress
 
-    from .state import GpuHistory
 
 __all__ = [
-    "card",
     "ended_words",
     "run_line",
     "runs_title",
@@ -164,102 +160,6 @@ def runs_title(count: int, width: int) -> str:
 def _padded(text: str, width: int) -> Line:
     line = cut([Span(text)], max(width, 0))
     return [*line, Span(" " * max(width - width_of(line), 0))]
-
-
-# -- cards
-
-
-def card(view: View, width: int, now_s: float) -> list[Line]:
-    """What went wrong, and what to press; empty: nothing did."""
-    if view.link is Link.OVER:
-        return _over_card(view, width)
-    row = view.newest
-    lines: list[Line] = []
-    if row is not None and row.was_taken_down:
-        lines = _lost_lines(row, now_s)
-    elif row is None or row.end is None or not row.has_failed or row.failure is None:
-        pass
-    elif row.failure.is_oom:
-        lines = _oom_lines(view, row, width)
-    else:
-        lines = _exit_lines(row, width)
-    return [cut(line, width) for line in lines]
-
-
-def _over_card(view: View, width: int) -> list[Line]:
-    words = view.link_words or "the session has ended"
-    lines: list[Line] = [[Span(" ⊘ ", "bad"), Span(plain(words), "strong")]]
-    if view.link_hint:
-        lines.append([Span("   hint: ", "dim"), Span(plain(view.link_hint))])
-    lines.append([Span("   r tries again   q leaves", "dim")])
-    return [cut(line, width) for line in lines]
-
-
-def _lost_lines(row: RunRow, now_s: float) -> list[Line]:
-    """It went with its agent or its container, of which the next run starts another."""
-    reason = row.end.reason if row.end is not None else ""
-    why = reason.removeprefix("lost: ") or "its agent is another one, which knows nothing of it"
-    what = "container" if reason.startswith("its container") else "agent"
-    words = f"run {row.number} was lost after {seconds(row.duration_s(now_s))}"
-    return [
-        [Span(" ✗ ", "bad"), Span(words, "strong")],
-        [Span("   "), Span(plain(why), "bad")],
-        [Span(f"   r, or a save, runs again, in another {what}", "dim")],
-    ]
-
-
-def _exit_lines(row: RunRow, width: int) -> list[Line]:
-    assert row.end is not None
-    assert row.failure is not None
-    words = f"run {row.number} {row.end.words} after {seconds(row.end.wall_s)}"
-    lines: list[Line] = [[Span(" ✗ ", "bad"), Span(words, "strong")]]
-    if row.failure.exception:
-        lines.append([Span("   "), Span(plain(row.failure.exception), "bad")])
-    elif row.end.start_failed:
-        lines.append([Span("   "), Span(plain(row.end.reason), "bad")])
-        if row.end.detail:
-            lines.append([Span("   hint: ", "dim"), Span(plain(row.end.detail))])
-    place = row.failure.place
-    if place is not None:
-        where = f"{plain(in_project(place.path))}:{place.line}"
-        keys = Part([Span("e shows it   o opens it", "dim")], 1)
-        lines.append([Span("   "), *fit([Part([Span(where)]), keys], width - 3)])
-    return lines
-
-
-def _oom_lines(view: View, row: RunRow, width: int) -> list[Line]:
-    assert row.end is not None
-    assert row.failure is not None
-    lines: list[Line] = [
-        [Span(" ✗ OUT OF MEMORY ", "bad"), Span(f" run {row.number} {row.end.words}", "strong")]
-    ]
-    if row.failure.exception:
-        lines.append([Span("   "), Span(plain(row.failure.exception), "bad")])
-    for gpu in view.gpus.values():
-        lines += _gpu_memory_lines(gpu, width)
-    if view.host is not None:
-        now, columns = view.host.now, max(width - 40, 8)
-        used, total = now.memory_used_bytes, now.memory_total_bytes
-        spark = sparkline(view.host.memory.newest(columns), columns, total)
-        words = f"   host memory {size(used)} of {size(total)} "
-        lines.append([Span(words), Span(spark, "accent")])
-    if row.end.peak_memory_bytes:
-        peak = size(row.end.peak_memory_bytes)
-        lines.append([Span(f"   largest process of the run {peak}")])
-    lines.append([Span("   kernel: ", "dim"), Span(plain(row.end.reason or row.end.words))])
-    return lines
-
-
-def _gpu_memory_lines(gpu: GpuHistory, width: int) -> list[Line]:
-    now, columns = gpu.now, max(width - 40, 8)
-    spark = sparkline(gpu.memory.newest(columns), columns, now.memory_total_bytes)
-    most = size(gpu.memory.highest)
-    words = f"   GPU {now.label} memory, most {most} of {size(now.memory_total_bytes)} "
-    lines: list[Line] = [[Span(words), Span(spark, "accent")]]
-    for process in now.processes[:3]:
-        said = f"     {process.pid} {process.user} {size(process.memory_bytes)} {process.command}"
-        lines.append([Span(plain(said), "dim")])
-    return lines
 
 
 def started_words(row: RunRow) -> str:
