@@ -49,6 +49,9 @@ MISSING: dict[str, Callable[[], bool]] = {
         sys.executable, "-c", "import ctypes; ctypes.CDLL('libseccomp.so.2')"
     ),
     "needs python3 in /usr/bin": lambda: not Path("/usr/bin/python3").exists(),
+    "needs the memory controller of cgroup v1": lambda: (
+        not Path("/sys/fs/cgroup/memory/tasks").exists()
+    ),
     "needs overlayfs": _fails("grep", "-qw", "overlay", "/proc/filesystems"),
     "needs a pid namespace": _fails("unshare", "--pid", "--fork", "true"),
     "needs tmpfs": _fails("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"),

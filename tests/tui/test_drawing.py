@@ -106,9 +106,35 @@ def test_the_header_says_how_the_last_run_failed() -> None:
 def test_the_card_of_an_exhausted_memory_names_who_else_is_on_the_gpu() -> None:
     words = text_of(card(failed_view(memory=True), 100, 9.0))
     assert "OUT OF MEMORY" in words
-    assert "815 ada 300M" in words
+    assert "▶ 4711 me 60.9G" in words
+    assert "  815 ada 300M" in words
     assert "host memory" in words
-    assert "kernel: exited 1" in words
+    assert "kernel" not in words
+
+
+def test_the_card_of_an_exhausted_memory_stays_as_it_was_with_the_kernel_s_own_line() -> None:
+    view = failed_view()
+    view.handle(started(3), 2.0)
+    line = "Out of memory: Killed process 77 (python) anon-rss:99kB"
+    end = ended(0, signal=9, reason="killed by SIGKILL (out of memory)")._replace(detail=line)
+    view.handle(finished(3, end), 3.0)
+    before = text_of(card(view, 100, 3.0))
+    assert f"kernel: {line}" in before
+    view.sample(sample(9)._replace(gpus=(gpu(memory_used_bytes=0, processes=()),)), 9.0)
+    assert text_of(card(view, 100, 9.0)) == before
+
+
+def test_of_many_gpus_a_card_names_those_of_the_run() -> None:
+    view = View("gpu1", "python train.py", "demo")
+    for at in range(5):
+        view.sample(sample(at, gpus=8), float(at))
+    view.handle(started(1), 1.0)
+    view.handle(finished(1, ended(137)), 1.0)
+    lines = card(view, 100, 9.0)
+    assert [word for word in text_of(lines).split("\n") if "GPU" in word] == [
+        f"   GPU 0 memory, most 61.2G of 80G {'▆' * 5}"
+    ]
+    assert len(lines) <= 11
 
 
 def test_a_driver_that_does_not_answer_is_a_state_beside_the_host_s_figures() -> None:

@@ -135,7 +135,9 @@ class Plain:
     def _finished(self, run: Run) -> None:
         glyph, words = "✓" if run.end.status == 0 else "✗", run.end.words
         if run.end.cause:
-            glyph, words = "■", f"{words} ({run.end.cause})"  # ended on purpose
+            # Ended on purpose, but for who ran out of memory.
+            glyph = "✗" if run.end.is_out_of_memory else "■"
+            words = f"{words} ({run.end.cause})"
         took = duration(run.end.wall_s)
         cycle = self._cycles.pop(run.number, None)
         if cycle is None or not cycle.output_s:
@@ -144,6 +146,8 @@ class Plain:
             to_output = f"save→out {seconds(cycle.total_s)}"
             self._rule(f"run {run.number} {glyph} {words} · {took} · {to_output}")
             sys.stderr.write(f"   {describe_stages(cycle)}\n")
+        if run.end.is_out_of_memory:
+            say(f"kernel: {run.end.detail}")
         if run.end.start_failed and run.end.detail:
             say(f"hint: {run.end.detail}")
 

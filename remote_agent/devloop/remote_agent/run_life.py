@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
 
+from .oom import killed_line
 from .pump import Pump
 from .run import RunEnd, StartFailure, describe_exit
 from .run_lease import end_unless_leased
@@ -156,12 +158,24 @@ async def prepare(spawner: Spawner, spec: RunSpec, cwd: Path, local_root: bytes 
 
 
 def _describe_end(run: Run, exit_: Exit) -> RunEnd:
+    wall_s = (time.time_ns() - run.started_ns) / 1e9
+    reason = run.stop_reason or describe_exit(exit_.code, exit_.signal)
+    kernel_line = "" if run.stop_reason else _out_of_memory(run.pid, exit_, wall_s)
     return RunEnd(
         exit_code=exit_.code,
         signal=exit_.signal,
-        reason=run.stop_reason or describe_exit(exit_.code, exit_.signal),
+        reason=f"{reason} (out of memory)" if kernel_line else reason,
         peak_memory_bytes=exit_.peak_memory_bytes,
         user_s=exit_.user_s,
         system_s=exit_.system_s,
-        wall_s=(time.time_ns() - run.started_ns) / 1e9,
+        wall_s=wall_s,
+        detail=kernel_line,
     )
+
+
+def _out_of_memory(pid: int, exit_: Exit, wall_s: float) -> str:
+    """The kernel's line; empty: it was something else. A shell says 137 of a child of its own,
+    whose number we do not know."""
+    if exit_.signal == signal.SIGKILL:
+        return killed_line(pid, wall_s)
+    return killed_line(0, wall_s) if exit_.code == 128 + signal.SIGKILL else ""

@@ -146,6 +146,11 @@ class RunEnd(NamedTuple):
             return f"signal {self.signal}"
 
     @property
+    def is_out_of_memory(self) -> bool:
+        """By the kernel's own word, which is `detail`."""
+        return self.reason.endswith("(out of memory)")
+
+    @property
     def was_taken_down(self) -> bool:
         """With its container or its agent: neither the command nor anybody else ended it."""
         return self.reason.startswith(("lost: ", "its container has ended"))
@@ -153,6 +158,8 @@ class RunEnd(NamedTuple):
     @property
     def cause(self) -> str:
         """What ended it, where that was not the command itself: "", "stopped", "lost: …"."""
+        if self.is_out_of_memory:
+            return "out of memory"
         by_itself = ("", f"exited {self.exit_code}", f"killed by {self.words}")
         return "" if self.reason in by_itself else self.reason
 

@@ -14,9 +14,14 @@ from .state import Link, RunRow, View
 from .words import plain, seconds, size
 
 if TYPE_CHECKING:
-    from .state import GpuHistory
+    from devloop.sync.metrics import SampleProcess
+
+    from .state import MemoryPast
 
 __all__ = ["card"]
+
+MEMORY_COLUMNS = 60
+PROCESSES_SHOWN = 2
 
 
 def card(view: View, width: int, now_s: float) -> list[Line]:
@@ -30,7 +35,7 @@ def card(view: View, width: int, now_s: float) -> list[Line]:
     elif row is None or row.end is None or not row.has_failed or row.failure is None:
         pass
     elif row.failure.is_oom:
-        lines = _oom_lines(view, row, width)
+        lines = _oom_lines(row, width)
     else:
         lines = _exit_lines(row, width)
     return [cut(line, width) for line in lines]
@@ -77,36 +82,40 @@ def _exit_lines(row: RunRow, width: int) -> list[Line]:
     return lines
 
 
-def _oom_lines(view: View, row: RunRow, width: int) -> list[Line]:
+def _oom_lines(row: RunRow, width: int) -> list[Line]:
+    """As it was at the run's end, whatever the memories hold by now."""
     assert row.end is not None
     assert row.failure is not None
+    failure, end = row.failure, row.end
     lines: list[Line] = [
-        [Span(" ✗ OUT OF MEMORY ", "bad"), Span(f" run {row.number} {row.end.words}", "strong")]
+        [Span(" ✗ OUT OF MEMORY ", "bad"), Span(f" run {row.number} {end.words}", "strong")]
     ]
-    if row.failure.exception:
-        lines.append([Span("   "), Span(plain(row.failure.exception), "bad")])
-    for gpu in view.gpus.values():
-        lines += _gpu_memory_lines(gpu, width)
-    if view.host is not None:
-        now, columns = view.host.now, max(width - 40, 8)
-        used, total = now.memory_used_bytes, now.memory_total_bytes
-        spark = sparkline(view.host.memory.newest(columns), columns, total)
-        words = f"   host memory {size(used)} of {size(total)} "
-        lines.append([Span(words), Span(spark, "accent")])
-    if row.end.peak_memory_bytes:
-        peak = size(row.end.peak_memory_bytes)
-        lines.append([Span(f"   largest process of the run {peak}")])
-    lines.append([Span("   kernel: ", "dim"), Span(plain(row.end.reason or row.end.words))])
+    if failure.exception:
+        lines.append([Span("   "), Span(plain(failure.exception), "bad")])
+    for memory in failure.memories:
+        lines += _memory_lines(memory, width)
+    if end.peak_memory_bytes:
+        lines.append([Span(f"   largest process of the run {size(end.peak_memory_bytes)}")])
+    if end.is_out_of_memory:
+        lines.append([Span("   kernel: ", "dim"), Span(plain(end.detail))])
+    elif not failure.exception:
+        words = f"{end.words}, which nobody here has asked for; the kernel's log says nothing"
+        lines.append([Span(f"   {words}", "dim")])
     return lines
 
 
-def _gpu_memory_lines(gpu: GpuHistory, width: int) -> list[Line]:
-    now, columns = gpu.now, max(width - 40, 8)
-    spark = sparkline(gpu.memory.newest(columns), columns, now.memory_total_bytes)
-    most = size(gpu.memory.highest)
-    words = f"   GPU {now.label} memory, most {most} of {size(now.memory_total_bytes)} "
-    lines: list[Line] = [[Span(words), Span(spark, "accent")]]
-    for process in now.processes[:3]:
-        said = f"     {process.pid} {process.user} {size(process.memory_bytes)} {process.command}"
-        lines.append([Span(plain(said), "dim")])
-    return lines
+def _memory_lines(memory: MemoryPast, width: int) -> list[Line]:
+    most, total = size(memory.highest_bytes), size(memory.total_bytes)
+    words = f"   {memory.name}, most {most} of {total} "
+    columns = min(max(width - len(words) - 1, 0), MEMORY_COLUMNS)
+    spark = sparkline(memory.values[-columns:] if columns else [], columns, memory.total_bytes)
+    return [
+        [Span(words), Span(spark.strip(), "accent")],
+        *(_process_line(process) for process in memory.processes[:PROCESSES_SHOWN]),
+    ]
+
+
+def _process_line(process: SampleProcess) -> Line:
+    mark = "▶" if process.run else " "
+    said = f"{mark} {process.pid} {process.user} {size(process.memory_bytes)} {process.command}"
+    return [Span(f"    {plain(said)}", "" if process.run else "dim")]

@@ -37,17 +37,29 @@ if TYPE_CHECKING:
     from devloop.cafs.digest import Digest
     from devloop.cafs.errors import DevloopError
     from devloop.sync.events import SessionEvent
-    from devloop.sync.metrics import GpuSample, HostSample, Sample, Warmth
+    from devloop.sync.metrics import GpuSample, HostSample, Sample, SampleProcess, Warmth
     from devloop.sync.model import HostFacts, Run, RunEnd
 
     from .failure import Place
 
-__all__ = ["Failure", "GpuHistory", "HostHistory", "Link", "RunRow", "Stage", "View", "stages_of"]
+__all__ = [
+    "Failure",
+    "GpuHistory",
+    "HostHistory",
+    "Link",
+    "MemoryPast",
+    "RunRow",
+    "Stage",
+    "View",
+    "stages_of",
+]
 
 RUNS_KEPT = 500
 CYCLES_KEPT = 2000
 NOTICES_KEPT = 200
 STALE_AFTER_S = 3.0  # samples come every second
+MEMORY_PAST_S = 300
+MEMORIES_KEPT = 2  # of GPUs
 RESTART_TOLD_S = 10.0  # of an agent, where it took no run along
 
 
@@ -65,12 +77,23 @@ class Stage(NamedTuple):
     spent_s: float
 
 
+class MemoryPast(NamedTuple):
+    """How full a memory was until a run's end, and who was in it then."""
+
+    name: str
+    values: list[float]  # oldest first
+    highest_bytes: float
+    total_bytes: int
+    processes: tuple[SampleProcess, ...] = ()  # the largest first
+
+
 class Failure(NamedTuple):
     """How a run failed, in words for its card."""
 
     exception: str  # the line of the last traceback that names it; empty: there is none
     place: Place | None
     is_oom: bool
+    memories: tuple[MemoryPast, ...] = ()  # where it ran out of memory: as they were at its end
 
 
 @dataclass(slots=True)
@@ -109,7 +132,7 @@ class RunRow:
         end = self.end
         if end is None or end.start_failed or end.was_taken_down:
             return False
-        return bool(end.cause) and not is_memory(end)
+        return bool(end.cause) and not end.is_out_of_memory
 
     @property
     def was_taken_down(self) -> bool:
@@ -120,11 +143,6 @@ class RunRow:
         if self.end is not None and not self.end.was_taken_down:
             return self.end.wall_s
         return (now_s if self.is_live else self.ended_s) - self.began_s
-
-
-def is_memory(end: RunEnd) -> bool:
-    """The kernel's own word for it."""
-    return "out of memory" in end.reason
 
 
 def stages_of(cycle: Cycle) -> list[Stage]:
@@ -148,6 +166,17 @@ class GpuHistory:
     temperature: Series = field(default_factory=Series)
     power: Series = field(default_factory=Series)
 
+    @property
+    def memory_share(self) -> float:
+        return self.now.memory_used_bytes / max(self.now.memory_total_bytes, 1)
+
+    def memory_past(self) -> MemoryPast:
+        slices = (process for part in self.now.slices for process in part.processes)
+        processes = sorted((*self.now.processes, *slices), key=lambda p: -p.memory_bytes)
+        values, total_bytes = self.memory.newest(MEMORY_PAST_S), self.now.memory_total_bytes
+        name = f"GPU {self.now.label} memory"
+        return MemoryPast(name, values, max(values, default=0.0), total_bytes, tuple(processes))
+
     def add(self, sample: GpuSample) -> None:
         self.now = sample
         self.utilization.add(sample.utilization_percent)
@@ -163,6 +192,11 @@ class HostHistory:
     memory: Series = field(default_factory=Series)
     received: Series = field(default_factory=Series)  # bytes a second
     sent: Series = field(default_factory=Series)
+
+    def memory_past(self) -> MemoryPast:
+        values = self.memory.newest(MEMORY_PAST_S)
+        total_bytes = self.now.memory_total_bytes
+        return MemoryPast("host memory", values, max(values, default=0.0), total_bytes)
 
     def add(self, sample: HostSample, passed_s: float) -> None:
         before, self.now = self.now, sample
@@ -331,7 +365,17 @@ class View:
         row.start_kind, row.start_note = run.start_kind, run.start_note
         if row.has_failed:
             row.failure = failure_of(row.tail.lines(), run.end, self.project)
+            if row.failure.is_oom:
+                row.failure = row.failure._replace(memories=self._memories(run))
         row.tail = Tail()
+
+    def _memories(self, run: Run) -> tuple[MemoryPast, ...]:
+        """Of the run's GPUs, else of the fullest ones; then of the host."""
+        own = {gpu.uuid for gpu in run.gpus}
+        gpus = sorted(self.gpus.values(), key=lambda gpu: -gpu.memory_share)
+        chosen = [gpu for gpu in gpus if gpu.now.uuid in own] or gpus
+        pasts = [gpu.memory_past() for gpu in chosen[:MEMORIES_KEPT]]
+        return (*pasts, *([self.host.memory_past()] if self.host is not None else ()))
 
     # -- samples in
 

@@ -1410,7 +1410,7 @@ class RunEnd(_message.Message):
     start_failure: Global___StartFailure.ValueType
     """the command never ran"""
     detail: _builtins.str
-    """of the failure"""
+    """of the failure; where memory ran out, the kernel's line on it"""
     def __init__(
         self,
         *,
