@@ -40,6 +40,12 @@ def test_what_is_found_becomes_configuration(
     assert told.out == ""
     assert str(project / "devloop.toml") in told.err
     assert "next: `devloop up` runs `python train.py`" in told.err
+    assert list(init.found_words(init.look_around(project))) == [
+        ".venv: its Python runs the program",
+        ".env: its variables are set for runs",
+        "checkpoints/: comes back here after each run",
+        "wandb/: comes back here after each run",
+    ]
 
 
 def test_an_empty_directory_gets_a_config_of_defaults(

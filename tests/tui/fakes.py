@@ -21,7 +21,7 @@ from devloop.sync.model import (
     WorkspaceRef,
 )
 from devloop.sync.progress import Progress
-from devloop.tui.ground import Opened, Screenful
+from devloop.tui.ground import Found, Opened, Screenful
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -112,8 +112,8 @@ class FakeGround:
         self.may_be_asked = may_be_asked
         self.verbs: list[tuple[str, ...]] = []
 
-    def suggested_command(self) -> str:
-        return "python main.py"
+    def look_around(self) -> Found:
+        return Found("python main.py", (".venv: its Python runs the program",))
 
     def set_command(self, command: str) -> None:
         if not command.strip():

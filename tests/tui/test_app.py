@@ -104,6 +104,43 @@ def live(screen: Screen, number: int = 1) -> None:
     screen.loop.live_run = number
 
 
+class Noting(UpApp):
+    """Does nothing, and notes what it was asked to do."""
+
+    def __init__(self, ground: FakeGround) -> None:
+        super().__init__(ground, Clock())
+        self.asked: list[object] = []
+
+    async def run_action(self, action: object, *_: object, **__: object) -> bool:
+        self.asked.append(action)
+        return True
+
+
+ALL_KEYS = [(name, key.action) for key in KEYS for name in key.keys.split(",")]
+
+
+@pytest.mark.parametrize("pane", ["log", "gpu", "sync", "runs"])
+async def test_every_key_of_the_table_does_its_own_in_every_pane(pane: str) -> None:
+    app = Noting(FakeGround())
+    async with app.run_test(size=WIDE) as pilot:
+        app.action_pane(pane)
+        await pilot.pause()
+        wrong = {}
+        for name, action in ALL_KEYS:
+            app.asked.clear()
+            await pilot.press(name)
+            if app.asked != [action]:
+                wrong[name] = (action, list(app.asked))
+    # What moves within a pane is the pane's own.
+    own = {
+        "log": {},
+        "runs": {"enter": ["select"], "end": ["last"]},
+        "gpu": {"end": ["scroll_end"]},
+        "sync": {"end": ["scroll_end"]},
+    }
+    assert {name: asked for name, (_, asked) in wrong.items()} == own[pane], wrong
+
+
 # -- runs
 
 
@@ -179,7 +216,7 @@ async def test_code_that_is_gone_from_the_box_is_said() -> None:
         screen.ground.client.blobs.clear()
         await screen.press("4", "v")
         await screen.until_done("diff")
-        assert "gone from the box" in screen.app.log_pane.model.store.line(2).text
+        assert "gone from the box" in screen.app.log_pane.model.store.line(3).text
 
 
 async def test_one_run_alone_differs_from_nothing() -> None:
@@ -593,6 +630,9 @@ async def test_without_a_command_one_question_is_asked() -> None:
     async with opened(FakeGround(command=""), waits=False) as screen:
         await screen.pilot.pause()
         assert isinstance(screen.app.screen, AskCommand)
+        picture = screen.app.export_screenshot().replace("&#160;", " ")
+        assert "`python main.py` seems to start it" in picture
+        assert ".venv: its Python runs the program" in picture
         asked = screen.app.screen.query_one(Input)
         assert asked.value == "python main.py"
         asked.value = " "
@@ -604,6 +644,7 @@ async def test_without_a_command_one_question_is_asked() -> None:
         assert screen.ground.command == "python other.py"
         await screen.settle()
         assert "other.py" in screen.text("head")
+        assert "`python other.py` runs on h100-a" in screen.app.log_pane.model.store.line(0).text
 
 
 @pytest.mark.parametrize("theme", ["default", "colour-blind", "16"])

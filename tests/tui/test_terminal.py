@@ -267,8 +267,9 @@ def test_without_a_command_one_question_is_asked_and_remembered(box: Box) -> Non
     project = box.project(train="print('answered')")
     with open_terminal(box, project, "up") as terminal:
         terminal.wait_for("What shall run")
-        terminal.wait_for("python train.py")
+        terminal.wait_for("`python train.py` seems to start it")
         answer(terminal, "python3 train.py")
+        terminal.wait_for("`python3 train.py` runs on local")
         terminal.wait_for("answered")
         terminal.wait_for("✓ RUN 1")
         terminal.type("q")

@@ -11,9 +11,10 @@ from .project import CONFIG_NAME, check_root, find_config, find_start
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Findings", "look_around", "render_config", "run"]
+__all__ = ["Findings", "found_words", "look_around", "render_config", "run"]
 
 _ENTRYPOINTS = ("train.py", "main.py", "app.py", "run.py")
 _OUTPUTS = ("checkpoints", "outputs", "runs", "wandb", "lightning_logs", "mlruns", "results")
@@ -68,6 +69,18 @@ def look_around(directory: Path) -> Findings:
         interpreter=".venv" if (directory / ".venv" / "pyvenv.cfg").is_file() else "",
         has_gitignore=(directory / ".gitignore").is_file(),
     )
+
+
+def found_words(findings: Findings) -> Iterator[str]:
+    """What is there, and what becomes of it: a line each, for who has configured nothing."""
+    if findings.interpreter:
+        yield f"{findings.interpreter}: its Python runs the program"
+    if findings.env_file:
+        yield f"{findings.env_file}: its variables are set for runs"
+    for pattern in findings.outputs:
+        yield f"{pattern.strip('/')}/: comes back here after each run"
+    if findings.has_gitignore:
+        yield ".gitignore: what it excludes stays here"
 
 
 def _is_filled_by_runs(directory: Path, name: str) -> bool:

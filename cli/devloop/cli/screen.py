@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from devloop.cafs.errors import DevloopError
     from devloop.sync.target import Target
-    from devloop.tui.ground import Opened, Screenful
+    from devloop.tui.ground import Found, Opened, Screenful
 
     from .config import Config
 
@@ -83,10 +83,14 @@ class ProjectGround:
     def command(self) -> str:
         return shown_command(self._config)
 
-    def suggested_command(self) -> str:
-        from .init import look_around
+    def look_around(self) -> Found:
+        from devloop.tui.ground import Found
 
-        return look_around(self._config.root).command
+        from .init import found_words, look_around
+
+        findings = look_around(self._config.root)
+        is_new = self._config.source_file is None  # else what the file says holds
+        return Found(findings.command, tuple(found_words(findings)) if is_new else ())
 
     def set_command(self, command: str) -> None:
         """Raises ConfigError."""

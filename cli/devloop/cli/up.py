@@ -15,6 +15,8 @@ from .screen import show_screen, wants_screen
 if TYPE_CHECKING:
     import argparse
 
+    from .config import Config
+
 __all__ = ["run"]
 
 
@@ -23,10 +25,18 @@ def run(args: argparse.Namespace) -> int:
     if wants_screen(args):
         return show_screen(args, config)
     if not has_command(config):
-        raise UsageError(
-            "devloop up: no command",
-            hint="devloop up -- python train.py; or `devloop init` writes run.command",
-        )
+        raise _no_command(config)
     from .up_lines import up_in_lines
 
     return asyncio.run(up_in_lines(args, config))
+
+
+def _no_command(config: Config) -> UsageError:
+    """In lines, nobody is asked; what was found is a hint."""
+    from .init import look_around
+
+    found = look_around(config.root).command or "python train.py"
+    return UsageError(
+        "devloop up: no command",
+        hint=f"devloop up -- {found}; or `devloop init` writes run.command",
+    )

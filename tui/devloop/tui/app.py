@@ -107,8 +107,8 @@ class UpApp(Board):
         else:
             from .dialogs import AskCommand
 
-            suggested = self._ground.suggested_command()
-            ask = AskCommand(self._ground.facts.root, suggested, self._take_command)
+            found = self._ground.look_around()
+            ask = AskCommand(self._ground.facts.root, found, self._take_command)
             self.push_screen(ask, self._command_asked)
 
     def _take_command(self, text: str) -> str:
@@ -126,6 +126,10 @@ class UpApp(Board):
             self.exit()
 
     def _start_feed(self) -> None:
+        facts = self._ground.facts
+        seen = f", in {facts.image}" if facts.image else ""
+        words = f"watching {facts.root}: `{self._ground.command}` runs on {facts.target}{seen}"
+        self.log_pane.note(plain(words), "dim")
         self.run_worker(self._feed.run(), name="feed", group="feed")
 
     # -- what the feed tells

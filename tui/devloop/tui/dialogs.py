@@ -12,11 +12,14 @@ from textual.widgets import Input, Static
 from .keys import GROUPS, KEYS, key_words
 from .spans import Line, Span
 from .themes import content
+from .words import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from textual.app import ComposeResult
+
+    from .ground import Found
 
 __all__ = ["AskCommand", "AskLeave", "Help", "LeaveChoice"]
 
@@ -136,30 +139,34 @@ class AskCommand(ModalScreen[bool]):
     DEFAULT_CSS = f"AskCommand {{ {_BOX} }} AskCommand > Vertical {{ {_FRAME} width: 70; }}"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(False)", "leave")]
 
-    def __init__(self, root: str, suggested: str, set_command: Callable[[str], str]) -> None:
+    def __init__(self, root: str, found: Found, set_command: Callable[[str], str]) -> None:
         """`set_command` returns what is wrong with an answer, or an empty string."""
         super().__init__()
         self._root = root
-        self._suggested = suggested
+        self._found = found
         self._set_command = set_command
 
     def compose(self) -> ComposeResult:
-        found = "found in this project" if self._suggested else "nothing was found to suggest"
         with Vertical():
-            yield Static(
-                content(
-                    [
-                        [Span("What shall run on each save?", "strong")],
-                        [Span(f"{self._root}: {found}", "dim")],
-                    ]
-                )
-            )
+            yield Static(content(list(self._found_lines())))
             yield Input(
-                self._suggested, placeholder="a command, with its arguments", select_on_focus=False
+                self._found.command,
+                placeholder="a command, with its arguments",
+                select_on_focus=False,
             )
             yield Static(
                 content([[Span("Enter keeps it in devloop.toml   Esc leaves", "dim")]]), id="said"
             )
+
+    def _found_lines(self) -> Iterator[Line]:
+        """What there is, before what is asked: short lines, of what was not typed by us."""
+        yield [Span(f"Found in {plain(self._root)}:", "dim")]
+        command = self._found.command
+        what = f"  `{plain(command)}` seems to start it" if command else "  nothing that starts it"
+        for words in (what, *(f"  {words}" for words in self._found.words)):
+            yield [Span(plain(words), "dim")]
+        yield []
+        yield [Span("What shall run on each save?", "strong")]
 
     def on_mount(self) -> None:
         self.query_one(Input).focus()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from devloop.sync.progress import Progress
     from devloop.sync.session import Session
 
-__all__ = ["Ground", "Opened", "Screenful"]
+__all__ = ["Found", "Ground", "Opened", "Screenful"]
 
 
 class Opened(NamedTuple):
@@ -24,6 +24,13 @@ class Opened(NamedTuple):
 
     session: Session
     loop: Loop
+
+
+class Found(NamedTuple):
+    """In a project that nobody has configured."""
+
+    command: str  # what it seems to be run by; empty: nobody can tell
+    words: tuple[str, ...]  # what else there is, and what becomes of it, a line each
 
 
 class Screenful(NamedTuple):
@@ -50,8 +57,8 @@ class Ground(Protocol):
     def command(self) -> str:
         """What runs, as one would type it; empty: nothing is configured."""
 
-    def suggested_command(self) -> str:
-        """What the project seems to be run by; empty: nobody can tell."""
+    def look_around(self) -> Found:
+        """What the project's folder says."""
 
     def set_command(self, command: str) -> None:
         """Runs this from now on, and remembers it in the project's configuration.
