@@ -6,7 +6,6 @@ Owns layout and frames. What is true is the view's (`state.py`), how it reads is
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App
@@ -219,9 +218,9 @@ class Board(App[None]):
     def _draw_progress(self, columns: int) -> None:
         progress = self._progress
         is_long = progress.step is not None and (
-            time.monotonic() - progress.began_s > PROGRESS_AFTER_S
+            self._clock() - progress.began_s > PROGRESS_AFTER_S
         )
-        now_s, warmth = time.monotonic(), self._view.warmth
+        now_s, warmth = self._clock(), self._view.warmth
         line = progress_line(progress, columns, now_s, warmth) if is_long else []
         self._show_or_hide("progress", [line] if line else [])
 

@@ -136,7 +136,11 @@ class AskLeave(ModalScreen[LeaveChoice | None]):
 class AskCommand(ModalScreen[bool]):
     """What shall run? Ends with True once `set_command` has taken an answer."""
 
-    DEFAULT_CSS = f"AskCommand {{ {_BOX} }} AskCommand > Vertical {{ {_FRAME} width: 70; }}"
+    DEFAULT_CSS = f"""
+    AskCommand {{ {_BOX} }}
+    AskCommand > Vertical {{ {_FRAME} width: 70; }}
+    AskCommand Input, AskCommand Input:focus {{ border: round $accent; background: $panel; }}
+    """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(False)", "leave")]
 
     def __init__(self, root: str, found: Found, set_command: Callable[[str], str]) -> None:

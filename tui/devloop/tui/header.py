@@ -93,7 +93,7 @@ def _no_run_yet(view: View, progress: Progress) -> Line:
     if view.link is Link.OPENING:
         word = {"install": "INSTALLING", "image": "IMAGE"}.get(progress.step or "", "CONNECTING")
         return [Span(f"… {word}", "accent")]
-    if view.link is Link.UP:
+    if view.link is Link.UP and not is_container_starting(view):
         return [Span("… FIRST SYNC" if progress.step else "… STARTING", "accent")]
     return []
 
@@ -208,10 +208,10 @@ def progress_line(
         return []
     parts = [Part([Span(words, "accent")])]
     if total:
-        parts.append(Part(_bar(done / total, min(24, max(width // 4, 8)))))
-        parts.append(Part([Span(f"{size(done)} of {size(total)}")], 1))
+        parts.append(Part(_bar(done / total, min(24, max(width // 4, 8))), 1))
+        parts.append(Part([Span(f"{size(done)} of {size(total)}")], 2))
     if rate:
-        parts.append(Part([Span(f"{size(rate)}/s", "dim")], 2))
+        parts.append(Part([Span(f"{size(rate)}/s", "dim")], 3))
     return [Span(" " * MARGIN), *fit(parts, width - 2 * MARGIN)]
 
 
