@@ -58,9 +58,13 @@ pytestmark = [
 ]
 
 
-def nvidia_smi(*fields: str, query: str = "gpu") -> list[list[str]]:
+def nvidia_smi_text(*fields: str, query: str = "gpu") -> str:
     argv = ["nvidia-smi", f"--query-{query}={','.join(fields)}", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def nvidia_smi(*fields: str, query: str = "gpu") -> list[list[str]]:
+    answer = nvidia_smi_text(*fields, query=query)
     return list(csv.reader(answer.splitlines(), skipinitialspace=True))
 
 
