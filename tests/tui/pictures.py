@@ -32,6 +32,7 @@ SIZES = ((60, 15), (80, 24), (160, 45))
 STATES = (
     *("running", "failed", "disconnected", "paused", "no_gpu"),
     *("out_of_memory", "agent_restarted", "prefetching", "first_sync", "asked"),
+    "zoomed",
 )
 
 _TEXT = re.compile(r'<text class="[^"]*-(r\d+)" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>')
@@ -125,6 +126,9 @@ def _run(app: UpApp, clock: Clock, state: str) -> None:
             app.log_pane.flush()
             app.log_pane.action_page(-1)
             app.event(printed(14, "".join(f"new line {i}\n" for i in range(312)), record=1))
+        case "zoomed":
+            app.action_pane("gpu")
+            app.action_zoom()
         case "out_of_memory":
             words = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB"
             app.event(printed(14, TRACEBACK.partition("Runtime")[0] + words + "\n", stderr=True))

@@ -221,6 +221,27 @@ def test_a_history_is_bounded_and_drawn_with_the_newest_value_rightmost() -> Non
     assert plot([100, 40, 0], 3, 2, 100) == ["█  ", "█▇▁"]
 
 
+@given(count=st.integers(0, 4000), columns=st.integers(0, 200))
+def test_a_condensed_history_is_all_of_it_in_few_values(count: int, columns: int) -> None:
+    series = Series(range(count))
+    values = series.condensed(columns)
+    assert len(values) <= columns
+    assert values == sorted(values)
+    assert (values[-1:] == [count - 1]) == bool(count and columns)
+
+
+def test_a_zoomed_pane_has_plots_of_all_that_was_and_says_since_when() -> None:
+    view = View("gpu1", "python train.py", "demo")
+    view.handle(connected(), 0.0)
+    for at in range(1000):
+        view.sample(sample(at), float(at))
+    lines = gpu_pane(view, 120, 45, 999.0, zoomed=True)
+    assert "16:40 ago" in text_of(lines)
+    assert text_of(lines).rstrip().endswith("now")
+    assert len(lines) <= 45
+    assert len(gpu_pane(view, 120, 20, 999.0, zoomed=True)) < len(lines)
+
+
 @given(st.lists(st.floats(0, 100), min_size=1), st.floats(1, 100))
 def test_a_percentile_is_one_of_the_values(values: list[float], percent: float) -> None:
     found = percentile(values, percent)

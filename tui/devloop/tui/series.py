@@ -42,6 +42,12 @@ class Series:
         start = max(len(self._values) - count, 0)
         return [self._values[at] for at in range(start, len(self._values))]
 
+    def condensed(self, count: int) -> list[float]:
+        """All of them in at most `count`, each the highest of as many; the newest of fewer."""
+        values = list(self._values)
+        step = -(-len(values) // count) if count > 0 else 0
+        return [max(values[at : at + step]) for at in range(0, len(values), step)] if step else []
+
 
 def sparkline(values: Sequence[float], width: int, top: float) -> str:
     """`width` columns, the newest value rightmost; `top` is a full bar. Blank where nothing was."""

@@ -11,7 +11,7 @@ from devloop.sync.metrics import GpuState
 
 from .series import plot, sparkline
 from .spans import Line, Part, Span, Style, cut, dimmed, fit, width_of
-from .words import plain, size
+from .words import clock, plain, size
 
 if TYPE_CHECKING:
     from devloop.sync.metrics import GpuSample, SampleProcess
@@ -27,7 +27,7 @@ HOT_C = 83.0
 FULL = 0.93  # of a memory or a disk: worth a colour
 PROCESSES_SHOWN = 6
 SPARK_COLUMNS = 14
-PLOT_ROWS = 4
+PLOT_ROWS = (3, 8)  # of a plot in the zoomed pane, at least and at most
 
 
 def vitals_line(view: View, width: int, now_s: float) -> Line:
@@ -93,10 +93,30 @@ def gpu_pane(view: View, width: int, height: int, now_s: float, *, zoomed: bool)
     """The pane's lines: each GPU, then the host. `zoomed`: plots over time."""
     if view.host is None:
         return [[Span("waiting for the first figures", "dim")]]
-    lines = _gpu_lines(view, width, height, zoomed=zoomed)
-    lines += _host_lines(view.host, width, zoomed=zoomed)
+    rows = _plot_rows(view, height) if zoomed else 0
+    lines = _gpu_lines(view, width, height, rows)
+    lines += _host_lines(view.host, width, rows)
+    if zoomed:
+        lines += [[], _time_axis(view.host.cpu, width)]
     mark = _stale_mark(view, now_s)
     return [cut(line, width) for line in ([mark, *dimmed(lines)] if mark else lines)]
+
+
+def _plot_rows(view: View, height: int) -> int:
+    """So that all plots have a place in the pane, if they can."""
+    plots = 4 * len(view.gpus) + 2
+    others = 8 + sum(1 + min(len(gpu.now.processes), PROCESSES_SHOWN) for gpu in view.gpus.values())
+    least, most = PLOT_ROWS
+    return min(max((height - others) // plots, least), most)
+
+
+def _time_axis(history: Series, width: int) -> Line:
+    """Below the plots: how far back their left edge is. Samples come every second."""
+    columns = width - LABEL_COLUMNS - VALUE_COLUMNS - 2
+    drawn = len(history.condensed(columns))
+    start = f"{clock(len(history)).partition('.')[0]} ago"
+    line = f"{start:<{max(drawn - 3, 0)}}now" if drawn > len(start) + 4 else "now"
+    return cut([Span(line.rjust(width - 1), "dim")], width)
 
 
 def _stale_mark(view: View, now_s: float) -> Line:
@@ -104,19 +124,20 @@ def _stale_mark(view: View, now_s: float) -> Line:
     return [Span(f"stale {stale_s:.0f} s  ", "warn")] if stale_s else []
 
 
-def _gpu_lines(view: View, width: int, height: int, *, zoomed: bool) -> list[Line]:
+def _gpu_lines(view: View, width: int, height: int, plot_rows: int) -> list[Line]:
+    """`plot_rows`: 0 for one row of bars."""
     if view.gpu_state is not GpuState.OK or not view.gpus:
         detail = f": {plain(view.gpu_detail)}" if view.gpu_detail else ""
         style: Style = "warn" if view.gpu_state is GpuState.UNAVAILABLE else "dim"
         return [cut([Span(f"{_gpu_word(view)}{detail}", style)], width), []]
-    is_short = not zoomed and height < len(view.gpus) * 7
+    is_short = not plot_rows and height < len(view.gpus) * 7
     lines: list[Line] = []
     for gpu in view.gpus.values():
-        lines += _gpu_block(gpu, width, is_short=is_short, zoomed=zoomed)
+        lines += _gpu_block(gpu, width, plot_rows, is_short=is_short)
     return [*lines, []]
 
 
-def _gpu_block(gpu: GpuHistory, width: int, *, is_short: bool, zoomed: bool) -> list[Line]:
+def _gpu_block(gpu: GpuHistory, width: int, plot_rows: int, *, is_short: bool) -> list[Line]:
     now = gpu.now
     name = plain(now.name.removeprefix("NVIDIA "))
     throttled = ", ".join(now.throttle_reasons)
@@ -125,14 +146,14 @@ def _gpu_block(gpu: GpuHistory, width: int, *, is_short: bool, zoomed: bool) -> 
         Part([Span(f"throttled: {plain(throttled)}", "warn")] if throttled else [], 1),
     ]
     utilization = Span(_percent(now), _busy_style(now))
-    util = _row("util", utilization, gpu.utilization, 100, width, zoomed)
+    util = _row("util", utilization, gpu.utilization, 100, width, plot_rows)
     memory = _row(
         "mem",
         Span(_of(now.memory_used_bytes, now.memory_total_bytes), _memory_style(now)),
         gpu.memory,
         now.memory_total_bytes,
         width,
-        zoomed,
+        plot_rows,
     )
     if is_short:
         heat = Span(f"{_temperature(now)} {_power(now)}", _temperature_style(now))
@@ -143,10 +164,10 @@ def _gpu_block(gpu: GpuHistory, width: int, *, is_short: bool, zoomed: bool) -> 
         gpu.temperature,
         100,
         width,
-        zoomed,
+        plot_rows,
     )
     top = now.power_limit_w or gpu.power.highest
-    power = _row("power", Span(_power(now)), gpu.power, top, width, zoomed)
+    power = _row("power", Span(_power(now)), gpu.power, top, width, plot_rows)
     lines = [fit(title, width), *util, *memory, *heat_row, *power]
     lines += [_slice_line(part, width) for part in now.slices]
     return lines + _process_lines(now, width)
@@ -181,7 +202,7 @@ def _process_line(process: SampleProcess, width: int) -> Line:
     return cut(spans, width)
 
 
-def _host_lines(host: HostHistory, width: int, *, zoomed: bool) -> list[Line]:
+def _host_lines(host: HostHistory, width: int, plot_rows: int) -> list[Line]:
     now = host.now
     used, total = now.memory_used_bytes, now.memory_total_bytes
     disk, disk_total = now.disk_used_bytes, now.disk_total_bytes
@@ -189,30 +210,32 @@ def _host_lines(host: HostHistory, width: int, *, zoomed: bool) -> list[Line]:
     load = Part([Span(f"load {now.load_1m:.2f}", "dim")], 1)
     return [
         fit([Part([Span("host", "strong")]), load], width),
-        *_row("cpu", Span(f"{now.cpu_percent:.0f}%"), host.cpu, 100, width, zoomed),
-        *_row("mem", Span(_of(used, total), _full(used, total)), host.memory, total, width, zoomed),
+        *_row("cpu", Span(f"{now.cpu_percent:.0f}%"), host.cpu, 100, width, plot_rows),
+        *_row(
+            "mem", Span(_of(used, total), _full(used, total)), host.memory, total, width, plot_rows
+        ),
         _meter(
             "disk", Span(_of(disk, disk_total), _full(disk, disk_total)), disk, disk_total, width
         ),
-        *_row("net ↓", Span(f"{size(host.received.last)}/s"), host.received, net_top, width, False),
-        *_row("net ↑", Span(f"{size(host.sent.last)}/s"), host.sent, net_top, width, False),
+        *_row("net ↓", Span(f"{size(host.received.last)}/s"), host.received, net_top, width, 0),
+        *_row("net ↑", Span(f"{size(host.sent.last)}/s"), host.sent, net_top, width, 0),
     ]
 
 
 def _row(
-    label: str, value: Span, history: Series, top: float, width: int, zoomed: bool
+    label: str, value: Span, history: Series, top: float, width: int, plot_rows: int
 ) -> list[Line]:
-    """Label, value and its history; zoomed, a plot below them."""
+    """Label, value and its history; with rows for a plot, all of its history."""
     head = [
         Span(f" {label:<{LABEL_COLUMNS - 1}}", "dim"),
         Span(f"{value.text:<{VALUE_COLUMNS}} ", value.style),
     ]
     columns = width - LABEL_COLUMNS - VALUE_COLUMNS - 2
-    if not zoomed:
+    if not plot_rows:
         return [
             cut([*head, Span(sparkline(history.newest(columns), columns, top), "accent")], width)
         ]
-    rows = plot(history.newest(columns), columns, PLOT_ROWS, top)
+    rows = plot(history.condensed(columns), columns, plot_rows, top)
     pad = Span(" " * (LABEL_COLUMNS + VALUE_COLUMNS + 1))
     first: Line = [*head, Span(rows[0], "accent")]
     return [cut(line, width) for line in (first, *([pad, Span(r, "accent")] for r in rows[1:]))]
