@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from devloop.cafs.digest import digest_of
-from devloop.sync.agent_errors import RemoteError
+from devloop.sync.agent_errors import AgentGone, RemoteError
 from devloop.sync.codediff import CodeGone, diff_of_code
 from devloop.sync.local import LocalTarget
 from devloop.sync.metrics import GpuState, Warmth
@@ -60,6 +60,21 @@ async def test_an_interval_that_the_agent_refuses_is_said(project: Path) -> None
     async with opened(project) as session:
         with pytest.raises(RemoteError, match=r"0\.1 to 60"):
             await anext(session.client.metrics(1000.0))
+
+
+async def test_whatever_is_asked_over_a_closed_connection_the_agent_is_gone(project: Path) -> None:
+    async with opened(project) as session:
+        client = (await LocalTarget(60).connect())[0]
+        await client.close()
+        with pytest.raises(AgentGone):
+            await anext(client.metrics(1.0))
+        with pytest.raises(AgentGone):
+            await client.hello()
+        with pytest.raises(AgentGone):
+            await client.put(iter(()))
+        with pytest.raises(AgentGone):
+            async with client.attach_to_owner(session.workspace, session.owner):
+                pass
 
 
 async def test_a_run_that_is_kept_outlives_its_lease_and_its_client(project: Path) -> None:

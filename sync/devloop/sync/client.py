@@ -135,14 +135,12 @@ class AgentClient:
 
     async def put(self, frames: Iterator[Frame]) -> None:
         """Uploads; the frames are made on a thread, while earlier ones are on their way."""
-        call = self._stub.PutBlobs(_messages(frames))
         with call_errors():
-            await call
+            await self._stub.PutBlobs(_messages(frames))
 
     async def put_ahead(self, workspace: WorkspaceRef, frames: AsyncIterator[AheadFrame]) -> None:
-        call = self._stub.PutBlobs(_ahead_messages(workspace, frames))
         with call_errors():
-            await call
+            await self._stub.PutBlobs(_ahead_messages(workspace, frames))
 
     async def find_chunks(self, base: Digest, chunks: list[Digest]) -> list[CopyRange] | None:
         """Where in `base` the chunks are; size 0 = nowhere. None when the agent lacks `base`."""
@@ -264,13 +262,13 @@ class AgentClient:
         """A sample now, and one every so often (0.1 to 60 s), until closed. With a workspace, also
         what is warm of it, and which processes are of its runs."""
         request = pb.MetricsRequest(interval_s=interval_s, workspace_id=workspace_id)
-        call = self._stub.Metrics(request)
-        try:
-            with call_errors():
+        with call_errors():  # a closed connection refuses already the call
+            call = self._stub.Metrics(request)
+            try:
                 async for reply in call:
                     yield _sample(reply, workspace_id)
-        finally:
-            call.cancel()
+            finally:
+                call.cancel()
 
     # -- runs
 
@@ -362,7 +360,8 @@ class AgentClient:
 
     @contextlib.asynccontextmanager
     async def _attach(self, opened: pb.AttachOpen) -> AsyncIterator[Attachment]:
-        call = self._stub.Attach()
+        with call_errors():
+            call = self._stub.Attach()
         try:
             with call_errors():
                 await call.write(pb.AttachRequest(open=opened))
