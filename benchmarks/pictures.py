@@ -58,7 +58,7 @@ async def _take(project: Path, size: tuple[int, int], target: Path, name: str) -
         await _until(pilot, lambda: app.view.newest and app.view.newest.has_failed)
         await pilot.pause(1.5)
         _keep(app, target / f"failed-{name}.svg")
-        app.action_leave()
+        await app.action_leave()
         await _until(pilot, lambda: not app.is_running or app.view.leaving)
 
 

@@ -179,6 +179,23 @@ def test_a_terminal_that_is_gone_ends_it(box: Box) -> None:
     wait_until(lambda: "running" not in box.live_runs(project))
 
 
+def test_what_is_typed_in_one_go_goes_where_it_was_meant(box: Box) -> None:
+    """As over a slow link: many keys in one read."""
+    project = box.project(main=SLEEPER.format("exits"))
+    with open_terminal(box, project, *UP) as terminal:
+        terminal.wait_for("exits")
+        terminal.type("/exits\r")
+        terminal.wait_for("/exits 1 found")
+        assert b"\x1b[?1049l" not in terminal.data  # no shell, by the s of it
+        assert "▶ RUN 1" in terminal.text  # and no stop, by the x
+        terminal.type("\x1b")
+        wait_until(lambda: "found" not in terminal.text)
+        terminal.type("qs")
+        assert terminal.wait_for_end() == 0
+        terminal.assert_given_back()
+    assert "running" not in box.live_runs(project)
+
+
 def test_odd_bytes_do_no_harm(box: Box) -> None:
     project = box.project(main="print('odd')")
     with open_terminal(box, project, *UP) as terminal:

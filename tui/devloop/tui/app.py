@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen, Screen
+from textual.widgets import Input
 
 from devloop.cafs.errors import DevloopError
 from devloop.sync.events import Connected, Reconnecting, RunFinished, RunLost, RunStarted
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["UpApp"]
 
 AGAIN_WITHIN_S = 2.0  # a second Ctrl-C
+OPENING = (("log", "ask_find"), ("log", "ask_filter"), ("leave",))
 
 
 class UpApp(Board):
@@ -61,8 +63,10 @@ class UpApp(Board):
     ENABLE_COMMAND_PALETTE = True
     TITLE = "devloop"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(key.keys, key.action, key.words, show=False, id=key.name, priority=key.is_priority)
+        Binding(key.keys, key.action, key.words, show=False, id=key.name, priority=is_first)
         for key in KEYS
+        # One that comes first comes last, too: a dialog may have gone in between.
+        for is_first in ((True, False) if key.is_priority else (False,))
     ]
 
     def __init__(self, ground: Ground, clock: Callable[[], float] = time.monotonic) -> None:
@@ -211,6 +215,12 @@ class UpApp(Board):
         if self._view.leaving:
             hint = f"\nhint: {said.hint}" if said.hint else ""
             self.last_words.append(said.text + hint)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A key that comes before what has the focus is a letter where somebody types, and a
+        dialog's own in front of a dialog."""
+        is_elsewhere = isinstance(self.focused, Input) or isinstance(self.screen, ModalScreen)
+        return not (is_elsewhere and (action, *parameters) in OPENING)
 
     # -- runs
 
@@ -424,14 +434,14 @@ class UpApp(Board):
 
     # -- leaving
 
-    def action_leave(self) -> None:
+    async def action_leave(self) -> None:
         live = self._view.live
         if self._view.leaving:
             self._feed.leave(kill=True)
         elif live is not None:
             from .dialogs import AskLeave
 
-            self.push_screen(AskLeave(live.number), self._leave_chosen)
+            await self.push_screen(AskLeave(live.number), self._leave_chosen)
         else:
             self._leave()
 
@@ -440,7 +450,7 @@ class UpApp(Board):
             self._leave(keep=choice == "keep")
 
     async def action_quit(self) -> None:
-        self.action_leave()
+        await self.action_leave()
 
     def action_detach(self) -> None:
         self._leave(keep=True)

@@ -31,7 +31,8 @@ class Key(NamedTuple):
     group: str
     short: str = ""
     rank: int = 0
-    is_priority: bool = False  # before whatever has the focus
+    # Before whatever has the focus: what is typed right after it is meant for what it opens.
+    is_priority: bool = False
 
 
 GROUPS = ("run", "log", "find", "screen")
@@ -47,13 +48,14 @@ KEYS: tuple[Key, ...] = (
         "slash",
         "log('ask_find')",
         "find; ! finds what does not match",
-        "find",
-        "find",
-        3,
+        *("find", "find", 3, True),
     ),
     Key("find_next", "n", "log('find_next')", "next match", "find"),
     Key("find_previous", "N", "log('find_previous')", "previous match", "find"),
-    Key("filter", "ampersand", "log('ask_filter')", "show matching lines only; ! inverts", "find"),
+    Key(
+        *("filter", "ampersand", "log('ask_filter')", "show matching lines only; ! inverts"),
+        *("find", "", 0, True),
+    ),
     Key(
         "follow",
         "f",
@@ -88,7 +90,7 @@ KEYS: tuple[Key, ...] = (
     Key("dismiss", "escape", "close_card", "drop selection, search, zoom or card", "screen"),
     Key("palette", "colon,ctrl+p", "command_palette", "all commands", "screen", "cmd", 2),
     Key("help", "question_mark", "help", "this help", "screen", "help", 1),
-    Key("quit", "q", "leave", "leave; asks what becomes of a live run", "screen", "quit", 1),
+    Key("quit", "q", "leave", "leave; asks what becomes of a live run", "screen", "quit", 1, True),
     Key("detach", "D", "detach", "leave, and let the run go on", "screen"),
     Key(
         *("interrupt", "ctrl+c", "interrupt", "copy a selection; else interrupt the run"),

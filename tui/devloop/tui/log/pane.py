@@ -271,18 +271,19 @@ class LogPane(LogCanvas):
 
     # Looking for something
 
-    def action_ask_find(self) -> None:
+    async def action_ask_find(self) -> None:
         find = self.model.find
-        self._ask(PatternBar(self, "find", find.pattern.source if find else ""))
+        await self._ask(PatternBar(self, "find", find.pattern.source if find else ""))
 
-    def action_ask_filter(self) -> None:
+    async def action_ask_filter(self) -> None:
         kept = self.model.filter
-        self._ask(PatternBar(self, "filter", kept.pattern.source if kept else ""))
+        await self._ask(PatternBar(self, "filter", kept.pattern.source if kept else ""))
 
-    def _ask(self, bar: PatternBar) -> None:
+    async def _ask(self, bar: PatternBar) -> None:
+        """It has the focus at once: the next key may have been typed already."""
         if isinstance(self.parent, Widget):
-            self.parent.mount(bar)
-            bar.focus()
+            await self.parent.mount(bar)
+            self.screen.set_focus(bar)
 
     def action_find(self, pattern: str) -> None:
         """Marks what matches and goes to the newest of it that is not below the current line."""
