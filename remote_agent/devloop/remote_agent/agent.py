@@ -255,6 +255,7 @@ class Agent:
             if not run.stop_reason:
                 run.stop_reason = f"its container has ended: {why}"
                 run.say(run.stop_reason)
+            run.place_ended.set()
 
     def _runs_in(self, container: ContainerSpec) -> list[Run]:
         return [run for run in self.live_runs() if run.spec.container == container]

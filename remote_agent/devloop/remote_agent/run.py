@@ -112,6 +112,7 @@ class Run:
         self.stdin: StdinWriter | None = None
         self.terminal_fd: int | None = None
         self.stop_reason = ""
+        self.place_ended = asyncio.Event()  # its container has, and `stop_reason` says why
         self.leases = 0
         self.is_kept = False  # whoever stays away
         self.leased_until_s = 0.0  # monotonic; when the last lease was given up

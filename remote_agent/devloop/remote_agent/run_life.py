@@ -36,6 +36,7 @@ __all__ = ["RunLife", "prepare"]
 # The record of a start is written when the first output is on its way: before it, it cost a save
 # 0.6 ms. A run that has ended by then needs no record of its start.
 RECORD_AFTER_S = 0.03
+CONTAINER_SAYS_S = 0.5
 
 
 class RunLife:
@@ -141,6 +142,12 @@ class RunLife:
         await asyncio.wait([pumping])  # whatever became of its output, the run has ended
         if why := process.witness():
             run.say(why)
+        elif (
+            exit_.signal == signal.SIGKILL
+            and run.spec.container is not None
+            and not run.stop_reason
+        ):
+            await _hear_of_its_container(run)
         self._finish(_describe_end(run, exit_))
         # With what this run has taught about its imports.
         await prepare(self._spawner, run.spec, self._cwd, self._local_root)
@@ -171,6 +178,13 @@ def _describe_end(run: Run, exit_: Exit) -> RunEnd:
         wall_s=wall_s,
         detail=kernel_line,
     )
+
+
+async def _hear_of_its_container(run: Run) -> None:
+    """Of a container that ends, the keeper says why; the kernel may have killed what ran in it
+    before that is heard."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(run.place_ended.wait(), CONTAINER_SAYS_S)
 
 
 def _out_of_memory(pid: int, exit_: Exit, wall_s: float) -> str:

@@ -70,10 +70,17 @@ class FileServer:
     def tell(self, say: Callable[[dict[str, Any]], None]) -> bool:
         """Passes on what it says, a JSON object a line. False when it has ended."""
         data = os.read(self.says, _READ_BYTES)
+        self._pass_on(data, say)
+        return bool(data)
+
+    def tell_first(self, say: Callable[[dict[str, Any]], None]) -> None:
+        """What it has said before it was ready."""
+        self._pass_on(b"", say)
+
+    def _pass_on(self, data: bytes, say: Callable[[dict[str, Any]], None]) -> None:
         *lines, self._unsaid = (self._unsaid + data).split(b"\n")
         for line in lines:
             say({"event": "served", "line": line.decode("utf-8", "replace")})
-        return bool(data)
 
     def abort(self) -> None:
         """Whoever waits for it gets an error, at once and from now on."""
@@ -108,7 +115,8 @@ class FileServer:
                 last = self._unsaid.decode("utf-8", "replace").strip().rpartition("\n")[2]
                 raise NotServed(f"the file server of the image has ended: {last or 'no word'}")
             self._unsaid += data
-        self._unsaid = self._unsaid.partition(b"ready\n")[2]
+        before, _, after = self._unsaid.partition(b"ready\n")
+        self._unsaid = before + after  # it may have fetched something by then
 
     def _note_connection(self, target: Path) -> None:
         """Now, while it answers: a look at a mount whose server is stuck would hang, too."""

@@ -112,6 +112,7 @@ class Keeper:
         for fd in (self._agent.fileno(), *reasons):
             poll.register(fd, select.POLLIN)
         if self._server is not None:
+            self._server.tell_first(self._say)
             poll.register(self._server.says, select.POLLIN)
         recorder = -1
         if self._recorder is not None:
