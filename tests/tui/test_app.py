@@ -292,6 +292,11 @@ async def test_choosing_a_run_shows_its_log() -> None:
         assert isinstance(screen.app.focused, OptionList)
         await screen.press("down", "down", "enter")
         assert "run 1" in screen.app.log_pane.title_text
+        await screen.settle()
+        assert "run 1: save → detect 2.1" in screen.text("cycle")
+        await screen.press("right_square_bracket", "right_square_bracket", "r")
+        await screen.settle()
+        assert "run 1:" not in screen.text("cycle")
 
 
 # -- the log

@@ -94,6 +94,10 @@ class UpApp(Board):
     def is_hidden(self) -> bool:
         return self._lender.is_lent
 
+    @property
+    def shown_row(self) -> RunRow | None:
+        return self._view.runs.get(self._shown_run) if self._shown_run is not None else None
+
     def on_mount(self) -> None:
         """Textual calls the board's, too."""
         self._listen_to_signals()
@@ -286,6 +290,7 @@ class UpApp(Board):
         is_newest = newest is not None and newest.number == number
         self._shown_run = None if is_newest and newest is not None and newest.is_live else number
         self.log_pane.action_show_run(self._shown_run)
+        self.touch()
 
     # -- code
 

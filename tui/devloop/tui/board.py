@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from devloop.sync.progress import Progress
 
+    from .state import RunRow
+
 __all__ = ["PANES", "WIDE_COLUMNS", "Board"]
 
 FRAME_S = 0.1
@@ -109,6 +111,11 @@ class Board(App[None]):
     def is_hidden(self) -> bool:
         """The terminal is another program's: nothing is drawn."""
         return False
+
+    @property
+    def shown_row(self) -> RunRow | None:
+        """The run that the user has chosen to look at; None: the newest."""
+        return None
 
     def compose(self) -> ComposeResult:
         self._log_pane = _Log(id="log")
@@ -202,7 +209,7 @@ class Board(App[None]):
         is_small = not self._lines["keys"].display
         self._draw_head(now_s)
         if not is_small:
-            self._lines["cycle"].show([cycle_line(view, columns)])
+            self._lines["cycle"].show([cycle_line(view, columns, self.shown_row)])
             self._lines["keys"].show([self._footer(columns)])
         if self._lines["vitals"].display:
             self._lines["vitals"].show([vitals_line(view, columns, now_s)])

@@ -174,13 +174,15 @@ def _save_to_output(row: RunRow | None) -> Line:
     return [Span(f"save→out {seconds(row.cycle.total_s)}", "strong")]
 
 
-def cycle_line(view: View, width: int) -> Line:
-    """The stages of the newest save's way to its first output, and the session's percentiles."""
-    row = view.last_cycle
+def cycle_line(view: View, width: int, shown: RunRow | None = None) -> Line:
+    """The stages of the newest save's way to its first output, or of the run that is `shown`; and
+    the session's percentiles."""
+    row = shown or view.last_cycle
     if row is None:
         return [Span(" save → detect → sync → apply → start → output", "dim")]
     what = "save" if row.is_from_save else "start"
-    parts = [Part([Span(f"{what} →", "dim")])]
+    whose = [Span(f"run {row.number}: ", "accent")] if shown is not None else []
+    parts = [Part([*whose, Span(f"{what} →", "dim")])]
     stages = [stage for stage in stages_of(row.cycle) if stage.spent_s >= LEAST_SHOWN_S]
     for stage in stages:
         is_last = stage.name == "output"
