@@ -25,4 +25,8 @@ def check_fuse() -> None:
         if find_spec(module) is None:
             raise FuseMissing(f"{module} is not installed")
     if not os.path.exists("/dev/fuse"):
-        raise FuseMissing("there is no /dev/fuse")
+        raise FuseMissing("there is no /dev/fuse", hint="as root: modprobe fuse")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise FuseMissing(
+            "/dev/fuse is closed to the agent's user", hint="as root: chmod 666 /dev/fuse"
+        )

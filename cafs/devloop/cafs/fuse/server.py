@@ -17,6 +17,7 @@ import pyfuse3
 import trio
 
 from devloop.cafs.errors import DevloopError
+from devloop.cafs.ids import ids_here
 from devloop.cafs.images import ImageStore
 from devloop.cafs.tiers import Note, Tiers, open_tier
 from devloop.cafs.tiers.landing import Landing
@@ -270,7 +271,9 @@ class Lines:
 
 
 def _view(request: Request, shown: Shown) -> View:
-    return BlobView(shown.contents) if request.mode == "blobs" else TreeView(shown.tree)
+    if request.mode == "blobs":
+        return BlobView(shown.contents)
+    return TreeView(shown.tree, ids_here("uid"), ids_here("gid"))
 
 
 class _FileNames:

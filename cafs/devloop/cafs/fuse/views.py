@@ -14,10 +14,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from devloop.cafs.digest import Digest
+from devloop.cafs.ids import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from devloop.cafs.ids import Ids
     from devloop.cafs.index import Index, Inode
 
 __all__ = ["Attributes", "BlobView", "Content", "Contents", "TreeView", "View", "contents_of"]
@@ -138,8 +140,10 @@ class TreeView:
     """The whole image. The number of an inode is its place in the index, from 1: the root's is 1,
     as FUSE wants it."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, uids: Ids = ALL, gids: Ids = ALL) -> None:
+        """`uids`, `gids`: those that can be shown."""
         self._inodes = index.inodes
+        self._uids, self._gids = uids, gids
         self._links = [0] * len(index.inodes)
         self._names = index.names
 
@@ -168,8 +172,8 @@ class TreeView:
         return Attributes(
             _TYPES[inode.kind] | inode.mode,
             self._links[number - 1],
-            inode.uid,
-            inode.gid,
+            self._uids.shown(inode.uid),
+            self._gids.shown(inode.gid),
             len(inode.target) if inode.kind == "symlink" else inode.size_bytes,
             inode.mtime_ns,
             os.makedev(*inode.rdev),

@@ -36,6 +36,7 @@ class _Failure(NamedTuple):
     level: LevelName
     reason: str
     errno: int = 0
+    hint: str = ""
 
 
 def probe(directory: Path | None = None) -> MountLevel:
@@ -55,7 +56,8 @@ def probe(directory: Path | None = None) -> MountLevel:
 
 def _level(name: LevelName, failures: Sequence[_Failure]) -> MountLevel:
     why = "; ".join(f"{failure.level}: {failure.reason}" for failure in failures)
-    return MountLevel(name, why, _hint(failures[0]) if failures else "")
+    hints = [failure.hint or _hint(failure) for failure in reversed(failures)]
+    return MountLevel(name, why, "; better: ".join(dict.fromkeys(filter(None, hints))))
 
 
 def _try(level: LevelName, directory: Path | None) -> _Failure | None:

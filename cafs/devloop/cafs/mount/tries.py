@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from devloop.cafs.digest import digest_of
 from devloop.cafs.erofs import blob_path, write_metadata
 from devloop.cafs.errors import DevloopError
+from devloop.cafs.fuse.check import check_fuse
 from devloop.cafs.index import Index, Inode
 
 from .kernel import unmount
@@ -84,11 +85,11 @@ def main(level: str, folder: str) -> None:
     except OSError as error:
         _report(error.strerror or str(error), error.errno)
     except DevloopError as error:
-        _report(str(error), 0)
+        _report(str(error), 0, error.hint)
 
 
-def _report(reason: str, number: int | None) -> None:
-    sys.stdout.write(json.dumps({"reason": reason, "errno": number or 0}))
+def _report(reason: str, number: int | None, hint: str = "") -> None:
+    sys.stdout.write(json.dumps({"reason": reason, "errno": number or 0, "hint": hint}))
 
 
 def _try_erofs(folder: _Folder) -> None:
@@ -110,6 +111,7 @@ def _try_metadata(level: LevelName, metadata: Path, folder: _Folder) -> None:
 
 
 def _try_fuse(folder: _Folder) -> None:
+    check_fuse()
     with _tree_view(folder):
         for upper, work in ((None, None), (folder.upper, folder.work)):
             mount_root(*("fuse+overlay", None, None, folder.view, upper, work, folder.target))

@@ -13,6 +13,7 @@ from devloop.cafs.beneath import Root
 from devloop.cafs.blobdir import disk_full, free_bytes
 from devloop.cafs.erofs import blob_path, escaped, is_whiteout
 from devloop.cafs.errors import Problem
+from devloop.cafs.ids import ids_here
 
 if TYPE_CHECKING:
     from devloop.cafs.digest import Digest
@@ -31,8 +32,9 @@ def unpack(index: Index, blobs: WholeFiles, target_fd: int) -> list[Problem]:
     No path leads out of the directory, whoever changes it meanwhile (`beneath`). Every blob is
     verified while it is copied. What could not be made is left out and returned: device nodes, and
     attributes that the file system does not have. Who is not root owns everything himself, and sets
-    only attributes of users. What overlayfs would obey is escaped for it. A device 0/0 is left out,
-    as every overlay does.
+    only attributes of users; in a user namespace root owns what is owned by who does not exist
+    there (`ids`). What overlayfs would obey is escaped for it. A device 0/0 is left out, as every
+    overlay does.
 
     Raises BlobMissing, BlobCorrupt, StoreFull, and OSError (FileExistsError if something is there);
     an unfinished copy is of no use.
@@ -66,6 +68,7 @@ class _Tree:
         self._folder = folder
         self._index = index
         self._is_root = os.geteuid() == 0
+        self._uids, self._gids = ids_here("uid"), ids_here("gid")
         self.left_bytes = sum(inode.size_bytes for inode in index.inodes)
         self.problems: list[Problem] = []
 
@@ -145,7 +148,7 @@ class _Tree:
     def _describe(self, at: str, path: bytes, inode: Inode) -> None:
         """Owner first: a change of it drops setuid bits and file capabilities. Time last."""
         if self._is_root:
-            os.chown(at, inode.uid, inode.gid)
+            os.chown(at, self._uids.shown(inode.uid), self._gids.shown(inode.gid))
         if inode.kind != "symlink":
             os.chmod(at, inode.mode)
         for name, value in inode.xattrs:
