@@ -60,6 +60,7 @@ MISSING: dict[str, Callable[[], bool]] = {
     "needs numpy": lambda: find_spec("numpy") is None,
     "needs a user namespace": _fails("unshare", "--user", "--map-root-user", "true"),
     "needs a C compiler": _lacks("cc"),
+    "needs newuidmap": _lacks("newuidmap"),
     **{f"needs {name}": _lacks(name) for name in ("entr", "fish", "git", "rsync", "tmux", "zsh")},
     **{
         f"needs {name}": _lacks(name)

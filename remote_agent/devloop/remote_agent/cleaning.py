@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.gc import disk_bytes
+from devloop.cafs.mount.namespace import may_mount
+from devloop.cafs.mount.within import remove_trees
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,7 +203,9 @@ def delete_tree(directory: Path) -> list[str]:
 
     _open_folders(os.fsencode(directory))
     shutil.rmtree(directory, onerror=note)
-    return left
+    if left and not may_mount():
+        remove_trees([directory])  # a container's users may own files there
+    return left if directory.exists() else []
 
 
 def _open_folders(directory: bytes) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -265,22 +264,32 @@ class Images:
     def unpacked(self, index: Digest) -> Path:
         """A plain copy of the image, made when it is not there: where nothing can be mounted.
 
-        Blocks for as long as that takes. Raises StoreFull.
+        Blocks for as long as that takes. Raises StoreFull or UnpackFailed.
         """
-        from devloop.cafs.mount import unpack
+        from devloop.cafs.mount.namespace import may_mount
+        from devloop.cafs.mount.unpacking import unpack_within
+        from devloop.cafs.mount.within import remove_trees
 
         folder = self.root / "unpacked" / index.hex()
         if folder.is_dir():
             return folder
         temp = folder.with_name(f".tmp-{index.hex()}")
-        shutil.rmtree(temp, ignore_errors=True)
+        remove_trees([temp])
         temp.mkdir(mode=0o755, parents=True)
-        target = os.open(temp, os.O_RDONLY | os.O_DIRECTORY)
+        if may_mount():
+            self._unpack(index, temp)
+        else:
+            unpack_within(self.root, index, temp)
+        return temp.rename(folder)
+
+    def _unpack(self, index: Digest, folder: Path) -> None:
+        from devloop.cafs.mount import unpack
+
+        target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             unpack(self.store.index(index), self.store.blobs, target)
         finally:
             os.close(target)
-        return temp.rename(folder)
 
     # -- passing on
 

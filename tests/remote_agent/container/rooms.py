@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,18 @@ KINDS: tuple[Kind, ...] = ("crun", "runc")
 
 
 def skip_unless_possible(kind: Kind) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    """For root, and for others by user namespaces."""
+    if os.geteuid() != 0 and not _has_namespaces():
+        pytest.skip("needs a user namespace")
     if shutil.which(kind, path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip(f"needs {kind}")
     if "overlay" not in Path("/proc/filesystems").read_text():
         pytest.skip("needs overlayfs")
+
+
+def _has_namespaces() -> bool:
+    argv = ["unshare", "--user", "--map-root-user", "true"]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 def make_root(folder: Path) -> Path:

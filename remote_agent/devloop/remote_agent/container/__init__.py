@@ -6,6 +6,7 @@ seccomp   which system calls a run may make, for the runtime and for the spawner
 devices   what a box's GPUs need inside
 caches    downloads and compiled kernels that outlive containers
 runtime   which of crun and runc, and what this box allows
+rootless  who exists in the containers of an agent that is not root
 pause     the first process of every container, a program of ours
 keeper    the process that owns one container: mounts, runtime, file server, end
 inside    the keeper's fork that goes in, to start runs there

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from .devices import Devices
+    from .devices import Devices, Node
+    from .rootless import Rootless
     from .spec import ContainerSpec
 
 __all__ = ["INSIDE", "RUN_CAPABILITIES", "Stage", "oci_config"]
+
+_TTY = 5  # the group, in every distribution
 
 # Where devloop's own files are in every container.
 INSIDE = "/run/devloop"
@@ -75,10 +78,12 @@ def oci_config(
     seccomp: dict[str, Any] | None,
     hostname: str,
     cgroup: str,
+    rootless: Rootless | None = None,
     host_files: Sequence[str] = (),
 ) -> dict[str, Any]:
     """config.json. `program`: the folder of the zygote program, `cgroup`: its path below each
-    hierarchy's root, `host_files`: files of the box's that it shows at the same place."""
+    hierarchy's root, `host_files`: files of the box's that it shows at the same place, `rootless`:
+    who exists in the user namespace that the runtime is started in, if it is in one."""
     namespaces = ["pid", "mount", "ipc", "uts"]
     if spec.network == "isolated":
         namespaces.append("network")
@@ -87,9 +92,10 @@ def oci_config(
         "maskedPaths": list(_MASKED),
         "readonlyPaths": list(_READ_ONLY),
         "rootfsPropagation": "private",
-        "cgroupsPath": cgroup,
-        "devices": [device.oci() for device in devices.nodes],
     }
+    if rootless is None:
+        linux["cgroupsPath"] = cgroup
+        linux["devices"] = [device.oci() for device in devices.nodes]
     if seccomp is not None:
         linux["seccomp"] = seccomp
     return {
@@ -98,7 +104,8 @@ def oci_config(
         "root": {"path": str(stage.root), "readonly": False},
         "hostname": hostname,
         "mounts": [
-            *_kernel_mounts(spec.shm_bytes),
+            *_kernel_mounts(spec, rootless),
+            *(_device(node) for node in devices.nodes if rootless is not None),
             *(_bound(path, path, "ro") for path in host_files),
             _bound(str(stage.inside), INSIDE, "ro"),
             _bound(str(program), f"{INSIDE}/zygote", "ro"),
@@ -128,18 +135,36 @@ def _pause_process() -> dict[str, Any]:
     }
 
 
-def _kernel_mounts(shm_bytes: int) -> list[dict[str, Any]]:
+def _kernel_mounts(spec: ContainerSpec, rootless: Rootless | None) -> list[dict[str, Any]]:
     """/dev alone may hold devices: nobody in the container may make one there."""
     plain = ["nosuid", "noexec", "nodev"]
-    devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+    devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    if rootless is None or _TTY in rootless.gids:
+        devpts.append(f"gid={_TTY}")
     return [
         _mount("/proc", "proc", "proc", plain),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _mount("/dev/pts", "devpts", "devpts", devpts),
-        _mount("/dev/shm", "tmpfs", "shm", ["nosuid", "nodev", "mode=1777", f"size={shm_bytes}"]),
+        _mount(
+            *("/dev/shm", "tmpfs", "shm"),
+            ["nosuid", "nodev", "mode=1777", f"size={spec.shm_bytes}"],
+        ),
         _mount("/dev/mqueue", "mqueue", "mqueue", plain),
-        _mount("/sys", "sysfs", "sysfs", [*plain, "ro"]),
+        _sysfs(plain, is_bound=rootless is not None and spec.network == "host"),
     ]
+
+
+def _sysfs(plain: list[str], *, is_bound: bool) -> dict[str, Any]:
+    """The kernel gives one to root of the network alone; others can have the box's, with all that
+    is mounted in it."""
+    if is_bound:
+        return _mount("/sys", "bind", "/sys", [*plain, "rbind", "ro", "rro", "rprivate"])
+    return _mount("/sys", "sysfs", "sysfs", [*plain, "ro"])
+
+
+def _device(node: Node) -> dict[str, Any]:
+    """Where nobody may make one."""
+    return _mount(node.path, "bind", node.source, ["bind", "nosuid", "noexec", "rprivate"])
 
 
 def _bound(source: str, target: str, access: str) -> dict[str, Any]:

@@ -115,9 +115,14 @@ def _hierarchy(controller: str) -> tuple[Path, int] | None:
     """Where groups of that controller are made, and the hierarchy's version."""
     for top in (_TOP, _TOP / "unified"):
         if controller in _words(top / "cgroup.controllers"):
-            return (top, 2) if _delegated(top, controller) else None
+            return (top, 2) if _delegated(top, controller) and _is_ours(top) else None
     top = _TOP / controller
-    return (top, 1) if (top / "cgroup.procs").exists() else None
+    return (top, 1) if (top / "cgroup.procs").exists() and _is_ours(top) else None
+
+
+def _is_ours(top: Path) -> bool:
+    """May groups be made there? Only root, and whoever was given all of it."""
+    return os.access(top, os.W_OK)
 
 
 def _delegated(top: Path, controller: str) -> bool:

@@ -15,6 +15,7 @@ from devloop.cafs.errors import DevloopError
 
 from .job import Box
 from .pool import Containers
+from .rootless import NO_OTHERS
 from .runtime import KINDS, find_runtime
 from .spec import ContainerSpec, FolderRoot, ImageConfig
 
@@ -46,12 +47,20 @@ async def check_containers(kinds: Iterable[Kind] = KINDS) -> ContainerCheck:
         except DevloopError as error:
             failure = failure or error
             continue
-        gpus, weak = box.devices.source, box.without_seccomp
-        hint = "install libseccomp2" if weak else ""
-        why = f"runs have no system call filter: {weak}" if weak else ""
-        return ContainerCheck(kind, gpus, why, hint)
+        return _found(kind, box)
     assert failure is not None
     return ContainerCheck("", "", str(failure), failure.hint)
+
+
+def _found(kind: Kind, box: Box) -> ContainerCheck:
+    name = kind if box.rootless is None else f"{kind}, rootless"
+    why = hint = ""
+    if box.without_seccomp:
+        why = f"runs have no system call filter: {box.without_seccomp}"
+        hint = "install libseccomp2"
+    elif box.rootless is not None and not box.rootless.has_others:
+        why, hint = "only an image's root can run, and owns all of its files", NO_OTHERS
+    return ContainerCheck(name, box.devices.source, why, hint)
 
 
 async def _start_one(kind: Kind) -> None:

@@ -40,12 +40,17 @@ _LDCONFIG_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A character device; `mode` as it is on the box."""
+    """A character device; `mode` as it is on the box, `on_box` where it is there."""
 
     path: str
     major: int
     minor: int
     mode: int = 0o666
+    on_box: str = ""
+
+    @property
+    def source(self) -> str:
+        return self.on_box or self.path
 
     def oci(self) -> dict[str, Any]:
         return {
@@ -115,7 +120,7 @@ def _cdi_nodes(edit: dict[str, Any], root: Path) -> Iterator[Node]:
     for device in edit.get("deviceNodes") or ():
         found = _node(root, str(device.get("hostPath") or device["path"]))
         if found is not None:
-            yield Node(str(device["path"]), found.major, found.minor, found.mode)
+            yield Node(str(device["path"]), found.major, found.minor, found.mode, found.path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

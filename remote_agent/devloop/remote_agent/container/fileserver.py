@@ -84,9 +84,11 @@ class FileServer:
 
     def abort(self) -> None:
         """Whoever waits for it gets an error, at once and from now on."""
-        if self._connection:
-            with contextlib.suppress(OSError):
+        if self._connection and self._pid >= 0:
+            try:
                 Path(self._connection, "abort").write_text("1")
+            except OSError:  # not in reach of who is not root; it ends with its server, too
+                os.kill(self._pid, signal.SIGKILL)
 
     def close(self) -> None:
         """It ends at the end of its input, by itself or not."""
@@ -120,7 +122,7 @@ class FileServer:
 
     def _note_connection(self, target: Path) -> None:
         """Now, while it answers: a look at a mount whose server is stuck would hang, too."""
-        if not os.listdir(_CONNECTIONS):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if not os.listdir(_CONNECTIONS):
                 locked.mount("none", _CONNECTIONS, "fusectl", locked.MS_NOSUID | locked.MS_NODEV)
         self._connection = f"{_CONNECTIONS}/{os.minor(os.stat(target).st_dev)}"

@@ -18,6 +18,7 @@ from .caches import CACHES, cache_env, make_caches
 from .devices import Devices, find_devices
 from .locked import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS
 from .pause import pause_program
+from .rootless import Rootless, look_at_namespace
 from .runtime import Runtime
 from .seccomp import NoFilter, kernel_filter, oci_profile
 from .spec import DEFAULT_PATH, FolderRoot
@@ -43,10 +44,11 @@ class Box:
     seccomp: bytes
     without_seccomp: str  # why, empty where there is a filter
     program: bytes
+    rootless: Rootless | None = None
 
     @classmethod
     def look(cls, runtime: Runtime) -> Box:
-        """Takes some milliseconds. Raises NoPause."""
+        """Takes some milliseconds, more for who is not root. Raises NoPause and NoNamespace."""
         machine = platform.machine()
         seccomp, why = b"", ""
         try:
@@ -54,7 +56,10 @@ class Box:
         except NoFilter as error:
             why = error.strerror or str(error)
         profile, program = oci_profile(machine), pause_program(machine)
-        return cls(runtime, find_devices(), profile, seccomp, why, program)
+        return cls(
+            *(runtime, find_devices(), profile, seccomp, why, program),
+            rootless=look_at_namespace(),
+        )
 
 
 def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dict[str, Any]:
@@ -63,6 +68,8 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
     devices = box.devices if spec.gpus else Devices()
     if spec.caches is not None:
         make_caches(spec.caches)
+    if spec.image.user.partition(":")[0] not in ("", "0", "root"):
+        _let_in(spec.workspace)
     group = cgroups.group_of(folder)
     limits = spec.limits
     config = oci_config(
@@ -73,6 +80,7 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
         seccomp=box.profile if box.seccomp else None,
         hostname=platform.node(),
         cgroup=group,
+        rootless=box.rootless,
         host_files=[path for path in _HOST_FILES if _is_shown(spec, path)],
     )
     return {
@@ -125,6 +133,11 @@ def _rlimits(spec: ContainerSpec) -> dict[str, tuple[int, int]]:
     """By the names of the `resource` module."""
     ulimits = spec.limits.ulimits
     return {f"RLIMIT_{limit.name.upper()}": (limit.soft, limit.hard) for limit in ulimits}
+
+
+def _let_in(workspace: Path) -> None:
+    """Runs of another user are to live there; the folders around it keep all others out."""
+    workspace.chmod(0o777)
 
 
 def _kept_layer(layers: Path, name: str) -> str:

@@ -41,6 +41,7 @@ from typing import Any, NoReturn
 
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.mount import enter_private_namespace
+from devloop.cafs.mount.namespace import is_first_user_namespace
 from devloop.remote_agent.zygote import kernel, wire
 
 from . import cgroups, locked, roots
@@ -288,6 +289,8 @@ def _show_cgroup2(kind: str) -> None:
     if kind == "crun" and not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
         flags = locked.MS_NOSUID | locked.MS_NODEV | locked.MS_NOEXEC
         with contextlib.suppress(OSError):
+            if not is_first_user_namespace():  # only its own group can be shown there
+                kernel.unshare(locked.CLONE_NEWCGROUP)
             locked.mount("none", "/sys/fs/cgroup", "cgroup2", flags)
 
 

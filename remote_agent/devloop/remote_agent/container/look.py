@@ -16,14 +16,23 @@ import socket
 from pathlib import Path
 from typing import Any, NoReturn
 
+from devloop.cafs.errors import DevloopError
+from devloop.cafs.ids import ids_here
 from devloop.remote_agent.command import Command, CommandNotExecutable, resolve_command
 from devloop.remote_agent.entrypoint import NotForked, PythonProgram
 from devloop.remote_agent.signature import signature_of
 from devloop.remote_agent.zygote import contain, wire
 
+from .rootless import NO_OTHERS
 from .users import NoSuchUser, find_user
 
 __all__ = ["answer", "command_of", "question_of"]
+
+
+class NoIdForUser(DevloopError):
+    """The user namespace of the container lacks who runs are to become."""
+
+    hint = f'{NO_OTHERS}; or run as root: `container.user = "0:0"`'
 
 
 def question_of(
@@ -61,7 +70,7 @@ def answer(questions: socket.socket) -> NoReturn:
         question = received.message
         try:
             reply = _ANSWERS[question["ask"]](question)
-        except (CommandNotExecutable, NoSuchUser) as refusal:
+        except (CommandNotExecutable, NoSuchUser, NoIdForUser) as refusal:
             reply = {"error": str(refusal), "hint": refusal.hint}
         except OSError as error:
             reply = {"error": str(error), "hint": ""}
@@ -89,7 +98,17 @@ def _resolve(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def _identity(question: dict[str, Any]) -> dict[str, Any]:
-    return find_user(Path("/"), question["user"])._asdict()
+    """`groups` is None where nobody may change them."""
+    found = find_user(Path("/"), question["user"])
+    gids = ids_here("gid")
+    if found.uid not in ids_here("uid") or found.gid not in gids:
+        raise NoIdForUser(
+            f"runs cannot become user {question['user']!r} of the image, {found.uid}:{found.gid}: "
+            "the agent is not root, and has no such ids"
+        )
+    groups = [gid for gid in found.groups if gid in gids]
+    is_denied = Path("/proc/self/setgroups").read_text().strip() == "deny"
+    return {**found._asdict(), "groups": None if is_denied else groups}
 
 
 _ANSWERS = {"resolve": _resolve, "identity": _identity}

@@ -17,7 +17,6 @@ import hashlib
 import os
 import re
 import secrets
-import subprocess
 import time
 from collections import Counter
 from dataclasses import replace
@@ -25,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
+from devloop.cafs.mount.within import remove_trees
 
 from . import cgroups
 from .container import Container, ContainerFailed, Keeper
@@ -48,7 +48,6 @@ MAX_CONTAINERS = 4
 IDLE_S = 1800.0
 _SWEEP_S = 30.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_REMOVAL_TIMEOUT_S = 600.0
 
 
 class Containers:
@@ -75,7 +74,7 @@ class Containers:
 
     def clear(self) -> None:
         """Removes what a killed agent has left. Blocks; before the first container."""
-        _remove(list(self._live.glob("*")))
+        remove_trees(list(self._live.glob("*")))
         cgroups.remove_groups(f"devloop-{self._tag}-")
 
     def warm(self, tiers: tuple[str, ...] = ()) -> None:
@@ -235,7 +234,7 @@ class Containers:
         removal.add_done_callback(self._tasks.discard)
 
     def _remove_one(self, folder: Path) -> None:
-        _remove([folder])
+        remove_trees([folder])
         cgroups.remove_groups(cgroups.group_of(folder).strip("/"))
 
 
@@ -252,11 +251,3 @@ def _check_name(name: str) -> None:
             f"not a name for a container: {name!r}",
             hint="use letters, digits, `_`, `.` and `-`, at most 63",
         )
-
-
-def _remove(folders: list[Path]) -> None:
-    """What a program made may be nested deeper than Python goes."""
-    if folders:
-        command = ["rm", "-rf", "--one-file-system", "--", *map(str, folders)]
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(command, check=False, capture_output=True, timeout=_REMOVAL_TIMEOUT_S)

@@ -91,6 +91,8 @@ def _overlay(fds: Iterable[int], volatile: bool) -> int:
         if is_first_user_namespace():  # as `cafs.mount.root` has it for images, and for its reasons
             overlay.set("redirect_dir", "on")
             overlay.set("index", "on")
+        else:
+            overlay.set("userxattr")
         if volatile:
             overlay.set("volatile")
         return overlay.mount(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)

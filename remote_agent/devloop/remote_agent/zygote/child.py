@@ -46,10 +46,12 @@ def exec_request(sock: socket.socket, request: Request, note: str = "") -> NoRet
 
 
 def become(identity: Optional[Mapping[str, Any]]) -> None:
-    """A change of user makes the kernel forget the parent-death signal; it is asked for again."""
+    """A change of user makes the kernel forget the parent-death signal; it is asked for again.
+
+    Groups are None where nobody may change them."""
     if identity is None:
         return
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and identity["groups"] is not None:
         os.setgroups(identity["groups"])
     os.setgid(identity["gid"])
     os.setuid(identity["uid"])
