@@ -30,14 +30,14 @@ __all__ = ["OrdinaryBox", "User", "ordinary_box", "ordinary_user", "skip_unless_
 ROOT = Path(__file__).parents[2]
 NAME = "devloop-test"
 
-# $1: an empty folder; $2: the user's number; $3: the first of his ids, or nothing; $4: the mode of
-# /dev/fuse; further: folders that he is to reach, whoever may enter those above. Ends with stdin.
+# An empty folder; the user's home and number; the first of his ids, or nothing; the mode of
+# /dev/fuse; folders that he is to reach, whoever may enter those above. Ends with stdin.
 _HOLD = """
-own=$1 uid=$2 first=$3 mode=$4; shift 4
+own=$1 home=$2 uid=$3 first=$4 mode=$5; shift 5
 mount -t tmpfs -o mode=755 devloop-test "$own"
 mkdir "$own/upper" "$own/work" "$own/kept"
 mount -t overlay -o "lowerdir=/etc,upperdir=$own/upper,workdir=$own/work" devloop-test /etc
-echo "NAME:x:$uid:$uid::$own:/bin/sh" >>/etc/passwd
+echo "NAME:x:$uid:$uid::$home:/bin/sh" >>/etc/passwd
 echo "NAME:x:$uid:" >>/etc/group
 rm -f /etc/subuid /etc/subgid
 [ -z "$first" ] || echo "NAME:$first:65536" | tee /etc/subuid >/etc/subgid
@@ -116,13 +116,13 @@ def skip_unless_possible(*, ranges: bool) -> None:
 
 
 @contextlib.contextmanager
-def ordinary_user(*, ranges: bool, fuse: bool = True) -> Iterator[User]:
+def ordinary_user(home: Path, *, ranges: bool, fuse: bool = True) -> Iterator[User]:
     """`ranges`: has he ids in /etc/subuid; `fuse`: may he open /dev/fuse."""
     uid = 20_000 + os.getpid() % 20_000
     first_id = uid << 16 if ranges else 0
     own = Path(tempfile.mkdtemp(prefix="dl-"))
     own.chmod(0o755)
-    words = [str(own), str(uid), str(first_id or ""), "666" if fuse else "600"]
+    words = [str(own), str(home), str(uid), str(first_id or ""), "666" if fuse else "600"]
     holder = subprocess.Popen(
         ["unshare", "--mount", "sh", "-euc", _HOLD, "sh", *words, sys.base_prefix, str(ROOT)],
         stdin=subprocess.PIPE,
@@ -142,10 +142,11 @@ def ordinary_box(*, ranges: bool, fuse: bool = True) -> Iterator[OrdinaryBox]:
     skip_unless_possible(ranges=ranges)
     base = Path(tempfile.mkdtemp(prefix="dl-")).resolve()
     try:
-        with ordinary_user(ranges=ranges, fuse=fuse) as user:
-            (base / "home").mkdir()
+        home = base / "home"
+        home.mkdir()
+        with ordinary_user(home, ranges=ranges, fuse=fuse) as user:
             user.own(base)
-            env = clean_environment(base) | {"HOME": str(base / "home")}
+            env = clean_environment(base) | {"HOME": str(home)}
             box = OrdinaryBox(base, env, prefix=user.prefix, user=user)
             try:
                 yield box

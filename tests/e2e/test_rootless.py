@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -23,6 +24,8 @@ from .ordinary import ordinary_box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.sshd import Sshd
 
     from .ordinary import OrdinaryBox
 
@@ -215,6 +218,35 @@ def test_missing_files_come_from_a_tier(box: OrdinaryBox, layout: Path, tmp_path
     keepers = box.agent().children(recursive=True)
     lines = [line for one in keepers for line in _mounts(one.pid) if " fuse.devloop-tree " in line]
     assert lines
+
+
+def test_a_tier_is_reached_over_ssh_as_the_user_would(
+    box: OrdinaryBox, layout: Path, sshd: Sshd
+) -> None:
+    """His own configuration, key and known hosts: the server that needs them is root, somehow."""
+    needs_fuse()
+    name = box.image(layout)
+    assert box.run(box.project(), "image", "pull", name).code == 0
+    folder = box.base / "home/.ssh"
+    folder.mkdir(mode=0o700)
+    for path in (sshd.user_key, sshd.known_hosts):
+        shutil.copy(path, folder)
+    (folder / "config").write_text(
+        sshd.client_config(IdentityFile="~/.ssh/user", UserKnownHostsFile="~/.ssh/known_hosts")
+    )
+    box.user.own(folder)
+    project = box.project()
+    tier = f"ssh://{sshd.alias}{box.state_dir}"
+    (project / "devloop.toml").write_text(f'image = "{name}"\nstore = ["{tier}"]\n')
+    other = {
+        f"DEVLOOP_{kind}_DIR": str(box.base / f"other-{kind}") for kind in ("STATE", "RUNTIME")
+    }
+    try:
+        done = box.exec(project, "cat", "/home/ann/own", env=other)
+        assert done.text == "ann's\n", done
+    finally:
+        box.run(project, "down", env=other)
+        shutil.rmtree(folder)
 
 
 def test_without_fuse_images_are_copied(layout: Path) -> None:

@@ -6,14 +6,17 @@ import json
 import platform
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from devloop.cafs.ids import Extent, Ids
 from devloop.remote_agent.container.bundle import Stage, oci_config
 from devloop.remote_agent.container.cgroups import victim_score
 from devloop.remote_agent.container.devices import Devices, Node, find_devices, parse_ldconfig
 from devloop.remote_agent.container.pause import NoPause, pause_program
+from devloop.remote_agent.container.rootless import Rootless
 from devloop.remote_agent.container.seccomp import NoFilter, kernel_filter, oci_profile
 from devloop.remote_agent.container.spec import (
     BadImageConfig,
@@ -79,6 +82,22 @@ def test_an_isolated_network_is_one_namespace_more() -> None:
         kinds.append({entry["type"] for entry in linux["namespaces"]})
     assert kinds[0] == {"pid", "mount", "ipc", "uts"}
     assert kinds[1] - kinds[0] == {"network"}
+
+
+def test_in_a_user_namespace_nothing_is_asked_for_that_it_does_not_have() -> None:
+    alone, others = Ids([Extent(0, 1000, 1)]), Ids([Extent(0, 1000, 1), Extent(1, 100_000, 65_536)])
+    gpus = Devices((Node("/dev/nvidia0", 195, 0, 0o666, on_box="/dev/gpus/nvidia0"),))
+    for ids, has_tty in ((alone, False), (others, True)):
+        config = config_of(SPEC, devices=gpus, rootless=Rootless(ids, ids))
+        assert not {"devices", "cgroupsPath"} & set(config["linux"])  # type: ignore[call-overload]
+        mounts = mounts_of(config)
+        assert ("gid=5" in mounts["/dev/pts"]["options"]) == has_tty  # type: ignore[operator]
+        assert (mounts["/sys"]["type"], mounts["/sys"]["source"]) == ("bind", "/sys")
+        assert mounts["/dev/nvidia0"]["source"] == "/dev/gpus/nvidia0"
+    isolated = replace(SPEC, network="isolated")
+    assert (
+        mounts_of(config_of(isolated, rootless=Rootless(alone, alone)))["/sys"]["type"] == "sysfs"
+    )
 
 
 def test_the_workspace_is_at_the_working_directory() -> None:

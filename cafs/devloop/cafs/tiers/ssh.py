@@ -9,6 +9,7 @@ Nobody is asked for a password.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from functools import cached_property
 from threading import Lock
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
     from .ssh_connection import Answer
     from .tier import Wanted
 
-__all__ = ["SshTier"]
+__all__ = ["OUTSIDE", "SshTier"]
 
+# The variable that says, to a process in a user namespace, who it is outside: "UID:GID".
+OUTSIDE = "DEVLOOP_OUTSIDE"
 _PIECE_BYTES = 1 << 20
 _AT_ONCE_BYTES = 4 << 20  # of a large blob: others have their turn in between
 _MANY_BYTES = 4 << 20  # in one request for small blobs
@@ -235,12 +238,21 @@ class SshTier:
         options = [*_OPTIONS, f"ConnectTimeout={max(1, round(self._timeout_s))}"]
         if ciphers := fast_first(_ciphers(host)):
             options.append(f"Ciphers={ciphers}")
-        return ["ssh", "-T", "-x", *(word for option in options for word in ("-o", option)), *host]
+        words = (word for option in options for word in ("-o", option))
+        return [*_as_its_user(), "ssh", "-T", "-x", *words, *host]
+
+
+def _as_its_user() -> list[str]:
+    """`ssh` goes by who it is, not by HOME: root of a user namespace would be the machine's root to
+    it. In one more below, it is who it is outside."""
+    uid, _, gid = os.environ.get(OUTSIDE, "").partition(":")
+    return ["unshare", "--user", f"--map-user={uid}", f"--map-group={gid}"] if gid else []
 
 
 def _ciphers(host: list[str]) -> str:
     """What the configuration allows; empty when it cannot be used, which `ssh` itself will say."""
-    done = subprocess.run(["ssh", "-T", "-G", *host], capture_output=True, text=True, check=False)
+    argv = [*_as_its_user(), "ssh", "-T", "-G", *host]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     found = (line.partition(" ")[2] for line in done.stdout.splitlines() if line[:8] == "ciphers ")
     return next(found, "")
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devloop.cafs.mount.namespace import may_mount
+from devloop.cafs.tiers.ssh import OUTSIDE
+
 from . import cgroups
 from .bundle import RUN_CAPABILITIES, Stage, oci_config
 from .caches import CACHES, cache_env, make_caches
@@ -169,8 +172,11 @@ def _root(root: Root) -> dict[str, Any]:
 
 def server_order(tiers: tuple[str, ...]) -> dict[str, Any]:
     """What a file server can be told before it is known which image it serves."""
+    env = dict(os.environ)  # it connects to where tiers are: with the agent's own variables
+    if not may_mount():
+        env[OUTSIDE] = f"{os.geteuid()}:{os.getegid()}"
     return {
         "command": [sys.executable, "-m", "devloop.cafs.fuse"],
-        "env": dict(os.environ),  # it connects to where tiers are: with the agent's own variables
+        "env": env,
         "ahead": {"tiers": list(tiers), "deadline_s": DEADLINE_S},
     }
