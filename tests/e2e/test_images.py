@@ -95,6 +95,15 @@ class TestExec:
             save(project / "main.py", f"print({number})\n")
             assert box.exec(project, "python3", "main.py").text == f"{number}\n"
 
+    def test_another_user_than_root_lives_in_the_workspace(self, box: Box, train: str) -> None:
+        more = '[container]\nuser = "1234:56"\n[sync]\noutputs = ["out/"]\n'
+        project = in_image(box, train, more, main="print('read')")
+        script = "id -u; python3 main.py; mkdir out; echo kept >out/model; stat -c %u:%g out"
+        assert box.exec(project, "sh", "-ec", script).text == "1234\nread\n1234:56\n"
+        assert (project / "out/model").read_text() == "kept\n"
+        save(project / "main.py", "print('again')\n")
+        assert box.exec(project, "python3", "main.py").text == "again\n"
+
     def test_outputs_come_back(self, box: Box, train: str) -> None:
         project = in_image(box, train, '[sync]\noutputs = ["out/"]\n')
         done = box.exec(project, "sh", "-c", "mkdir -p out && echo kept >out/model && umask")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from tests.cafs.tiers.servers import serve_nothing
 from tests.images.bases import debian_base
 from tests.images.layout import Dir, File, Image, layer, write_layout
 from tests.images.programs import small_root
@@ -110,9 +111,9 @@ def test_files_of_users_who_do_not_exist_are_roots(single: OrdinaryBox, layout: 
 
 def test_runs_become_the_images_user(ranged: OrdinaryBox, layout: Path) -> None:
     project = in_image(ranged, layout, '[container]\nuser = "ann"\n')
-    script = "id -u; id -g; id -G; echo $HOME; cat $HOME/own; touch /tmp/x; stat -c %u /tmp/x"
+    script = "id -u; id -g; id -G; echo $HOME; cat $HOME/own; touch x /tmp/x; stat -c %u x /tmp/x"
     said = ranged.exec(project, "sh", "-ec", script).text.split("\n")
-    assert said == ["1234", "56", "56 29", "/home/ann", "ann's", "1234", ""]
+    assert said == ["1234", "56", "56 29", "/home/ann", "ann's", "1234", "1234", ""]
 
 
 def test_a_user_for_whom_there_is_no_id_is_an_error_that_says_what_to_install(
@@ -205,19 +206,48 @@ def test_what_runs_wrote_as_other_users_is_cleaned_away(ranged: OrdinaryBox, lay
     assert not [path for path in after if path.name.startswith(".removed-")]
 
 
-def test_missing_files_come_from_a_tier(box: OrdinaryBox, layout: Path, tmp_path: Path) -> None:
+def lazily(box: OrdinaryBox, layout: Path) -> tuple[str, str]:
+    """An image's reference, and a tier of which the box has nothing yet."""
     needs_fuse()
     name = box.image(layout)
     tier = f"file://{Path(name[4:]).parent.parent}/tier"
-    for words in (("pull", name), ("push", name, "--to", tier), ("rm", name)):
-        done = box.run(box.project(), "image", *words)
+    for command in (("pull", name), ("push", name, "--to", tier), ("rm", name)):
+        done = box.run(box.project(), "image", *command)
         assert done.code == 0, done
+    return name, tier
+
+
+def test_missing_files_come_from_a_tier(box: OrdinaryBox, layout: Path) -> None:
+    name, tier = lazily(box, layout)
     project = box.project()
     (project / "devloop.toml").write_text(f'image = "{name}"\nstore = ["{tier}"]\n')
     assert box.exec(project, "cat", "/home/ann/own").text == "ann's\n"
-    keepers = box.agent().children(recursive=True)
-    lines = [line for one in keepers for line in _mounts(one.pid) if " fuse.devloop-tree " in line]
-    assert lines
+    assert file_servers(box)
+
+
+def test_a_run_that_waits_for_a_stuck_file_server_can_be_stopped(
+    box: OrdinaryBox, layout: Path
+) -> None:
+    """Only root may abort the kernel's connection to it: it ends with its server."""
+    name, tier = lazily(box, layout)
+    project = box.project()
+    (project / "devloop.toml").write_text(f'image = "{name}"\nstore = ["{tier}"]\n')
+    assert box.exec(project, "sh", "-c", "cat </dev/null").code == 0
+    assert box.run(project, "down").code == 0
+    with serve_nothing() as silent:
+        (project / "devloop.toml").write_text(f'image = "{name}"\nstore = ["{silent}"]\n')
+        script = "echo up; exec cat /home/ann/own"
+        process = box.start(project, "exec", "--", "sh", "-c", script, stdout=subprocess.PIPE)
+        Tail(process.stdout).wait_for("up")
+        (server,) = file_servers(box)
+        wait_until(lambda: server.net_connections("tcp"))
+        wait_until(lambda: waits_for_an_answer(box))
+        server.suspend()
+        assert box.run(project, "stop").code == 0
+        assert process.wait(20) != 0
+        wait_until(lambda: not lives(server))
+    (project / "devloop.toml").write_text(f'image = "{name}"\nstore = ["{tier}"]\n')
+    assert box.exec(project, "cat", "/home/ann/own").text == "ann's\n"
 
 
 def test_a_tier_is_reached_over_ssh_as_the_user_would(
@@ -288,6 +318,27 @@ def test_doctor_says_what_there_is_and_what_would_be_better(
     assert re.search(r"^! containers +(crun|runc), rootless", told, re.M), told
     assert "add-subuids" in told
     assert re.search(r"^! limits +none of memory, cpu, pids", told, re.M), told
+
+
+def file_servers(box: OrdinaryBox) -> list[psutil.Process]:
+    """Those that show a whole tree."""
+    family = box.agent().children(recursive=True)
+    showing = [one for one in family if " fuse.devloop-tree " in "".join(_mounts(one.pid))]
+    return [one for one in showing if "devloop.cafs.fuse" in words(one)]
+
+
+def waits_for_an_answer(box: OrdinaryBox) -> bool:
+    """Does a process of a run's wait in the kernel's part of FUSE?"""
+    family = box.agent().children(recursive=True)
+    with contextlib.suppress(OSError):  # one that has ended
+        return any("request_wait" in Path(f"/proc/{p.pid}/wchan").read_text() for p in family)
+    return False
+
+
+def words(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie
+        return " ".join(process.cmdline())
+    return ""
 
 
 def mounts_below(box: OrdinaryBox) -> list[str]:
