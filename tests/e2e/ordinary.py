@@ -35,7 +35,7 @@ NAME = "devloop-test"
 _HOLD = """
 own=$1 home=$2 uid=$3 first=$4 mode=$5; shift 5
 mount -t tmpfs -o mode=755 devloop-test "$own"
-mkdir "$own/upper" "$own/work" "$own/kept"
+mkdir "$own/upper" "$own/work"
 mount -t overlay -o "lowerdir=/etc,upperdir=$own/upper,workdir=$own/work" devloop-test /etc
 echo "NAME:x:$uid:$uid::$home:/bin/sh" >>/etc/passwd
 echo "NAME:x:$uid:" >>/etc/group
@@ -45,17 +45,26 @@ if [ -e /dev/fuse ]; then
     mknod -m "$mode" "$own/fuse" c 10 229
     mount --bind "$own/fuse" /dev/fuse
 fi
+number=0
 for folder; do
-    closed=$folder
-    while [ "$closed" != / ]; do
-        case $(stat -c %a "$closed") in *[1357]) ;; *) break ;; esac
-        closed=$(dirname "$closed")
+    number=$((number + 1))
+    mkdir "$own/$number"
+    mount --bind "$folder" "$own/$number"
+done
+for folder; do
+    above=$folder
+    while [ "$above" != / ]; do
+        case $(stat -c %a "$above" 2>/dev/null) in
+            *[0246]) mount -t tmpfs -o mode=755 devloop-test "$above" ;;
+        esac
+        above=$(dirname "$above")
     done
-    [ "$closed" != / ] || continue
-    mount --bind "$folder" "$own/kept"
-    mount -t tmpfs -o mode=755 devloop-test "$closed"
+done
+number=0
+for folder; do
+    number=$((number + 1))
     mkdir -p "$folder"
-    mount --move "$own/kept" "$folder"
+    mount --move "$own/$number" "$folder"
 done
 echo ready
 read -r _
@@ -122,9 +131,10 @@ def ordinary_user(home: Path, *, ranges: bool, fuse: bool = True) -> Iterator[Us
     first_id = uid << 16 if ranges else 0
     own = Path(tempfile.mkdtemp(prefix="dl-"))
     own.chmod(0o755)
+    reached = dict.fromkeys((sys.base_prefix, sys.prefix, str(ROOT)))
     words = [str(own), str(home), str(uid), str(first_id or ""), "666" if fuse else "600"]
     holder = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-euc", _HOLD, "sh", *words, sys.base_prefix, str(ROOT)],
+        ["unshare", "--mount", "sh", "-euc", _HOLD, "sh", *words, *reached],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

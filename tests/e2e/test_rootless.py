@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import signal
@@ -286,6 +287,7 @@ def test_without_fuse_images_are_copied(layout: Path) -> None:
         assert box.exec(project, "sh", "-ec", script).text == "1234:56\n1\nfar\n"
         copies = list((box.state_dir / "images/unpacked").iterdir())
         assert (copies[0] / "home/ann/own").stat().st_uid == box.user.first_id + ANN[0] - 1
+        assert box.state_dir.stat().st_mode & 0o077 == 0  # setuid files lie there
         told = box.run(project, "doctor").text
         assert "mounted as unpacked" in told, told
         assert "chmod 666 /dev/fuse" in told, told
@@ -305,6 +307,20 @@ def test_a_python_program_is_forked_from_a_warm_interpreter_of_the_image(
 
     wait_until(is_warm)
     assert ranged.exec(project, "python3", "main.py").text == "True\n"
+
+
+def test_what_a_start_touched_is_noted(ranged: OrdinaryBox) -> None:
+    """For the next box; by the file server, since only root is told of opened files."""
+    needs_fuse()
+    project = in_image(ranged, debian_base().layout, main="import json, decimal; print('done')")
+    assert ranged.exec(project, "python3", "main.py").text == "done\n"
+
+    def noted() -> list[int]:
+        described = json.loads(ranged.run(project, "image", "inspect", "--json").text)
+        return [p["files"] for p in described["profiles"] if p["command"] == "python3 main.py"]
+
+    wait_until(noted)
+    assert 20 < noted()[0] < 500
 
 
 def test_doctor_says_what_there_is_and_what_would_be_better(

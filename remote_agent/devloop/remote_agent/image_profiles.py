@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from devloop.cafs.images import ImageStore
-    from devloop.cafs.index import Inode
+    from devloop.cafs.index import Index, Inode
 
     from .container.pool import Containers
     from .container.spec import ContainerSpec
@@ -67,9 +67,11 @@ class ImageProfiles:
         if not container.records or '"touched"' not in event:
             return
         told = json.loads(event)
-        if told.get("event") == "touched" and told["chunk"] is not None:
+        if told.get("event") == "touched":
             read = self._read_pieces.setdefault(container, {})
-            read.setdefault(Digest.fromhex(told["digest"]), {})[told["chunk"]] = None
+            pieces = read.setdefault(Digest.fromhex(told["digest"]), {})
+            if told["chunk"] is not None:
+                pieces[told["chunk"]] = None
 
     async def record(self, store: ImageStore, run: Run) -> None:
         """Until the run has ended, or is past its start."""
@@ -101,21 +103,34 @@ def _write(
 ) -> None:
     assert isinstance(container.root, ImageRoot)
     index = Digest.fromhex(container.root.index)
-    touches = tuple(_touches(store, index, opened, read))
+    image = store.index(index)
+    if container.root.level == "fuse+overlay":  # its server sees each open; only root sees others
+        found = _read_from(image, read)
+    else:
+        found = _opened_in(image, opened)
+    touches = tuple(_touches(store, found, read))
     if touches:
         profile = Profile(index, _words(argv), touches)
         store.put_profile(profile.name, profile.encode(), most=MOST_OF_AN_IMAGE)
 
 
-def _touches(
-    store: ImageStore, index: Digest, opened: Iterable[bytes], read: Chunks
-) -> Iterator[Touch]:
-    image = store.index(index)
+def _opened_in(image: Index, opened: Iterable[bytes]) -> Iterator[Inode]:
     files = {path: image.inodes[number] for path, number in image.names}
-    seen: set[Digest] = set()
     for path in opened:
         inode = files.get(path.lstrip(b"/"))
-        if inode is None or inode.digest is None or inode.digest in seen:
+        if inode is not None:
+            yield inode
+
+
+def _read_from(image: Index, read: Chunks) -> Iterator[Inode]:
+    files = {inode.digest: inode for inode in image.inodes}
+    return (files[digest] for digest in read if digest in files)
+
+
+def _touches(store: ImageStore, inodes: Iterable[Inode], read: Chunks) -> Iterator[Touch]:
+    seen: set[Digest] = set()
+    for inode in inodes:
+        if inode.digest is None or inode.digest in seen:
             continue
         seen.add(inode.digest)
         if inode.chunks is None:

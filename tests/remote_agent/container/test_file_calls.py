@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,14 @@ OF_OVERLAYFS = {
     ): "a renamed file remembers its old path, of 256 bytes at most; mv copies then",
     ("copying", 0): "from one file system to another; cp copies then",
 }
+# Calls that go another way without root, where overlayfs has neither redirects nor an index, as
+# Docker's has not by default: a directory of the image is not renamed but copied (EXDEV), and hard
+# links of the image part when one of them is changed.
+WITHOUT_ROOT = (
+    *("rename_a_directory", "rename_a_directory_that_is_in_use", "rename_over"),
+    *("rename_with_flags", "watching", "special_files"),
+    *("hard_links", "link_what_is_there", "unlink_while_open", "xattrs"),
+)
 
 
 def entry_of(what: Any) -> Entry:
@@ -96,10 +105,11 @@ def test_calls_on_the_root_give_what_they_give_on_a_plain_folder(
         room.close()
     plain, root = found.values()
     assert len(plain) == len(file_calls.CALLS) >= 25
+    ignored = WITHOUT_ROOT if os.geteuid() != 0 else ()
     unlike = {
         (name, step): f"{there} on a plain folder, {here} on the root"
         for name in plain
         for step, (there, here) in enumerate(itertools.zip_longest(plain[name], root[name]))
-        if there != here
+        if there != here and name not in ignored
     }
     assert unlike.keys() <= OF_OVERLAYFS.keys(), unlike

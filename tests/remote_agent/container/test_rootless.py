@@ -48,7 +48,11 @@ def user(home: Path) -> Iterator[User]:
 
 
 @pytest.mark.parametrize(
-    "files", [["test_container.py"], ["test_mount_levels.py", "test_hostile_roots.py"]]
+    "files",
+    [
+        ["test_container.py"],
+        ["test_mount_levels.py", "test_hostile_roots.py", "test_file_calls.py"],
+    ],
 )
 def test_an_ordinary_user_passes_the_tests_of_containers(
     user: User, home: Path, files: list[str]

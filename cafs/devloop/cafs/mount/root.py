@@ -26,8 +26,9 @@ Options of the overlay, and why
                     one image that it was begun with (ESTALE), and to one root at a time (EBUSY)
     volatile        for an upper that is thrown away: fsync returns at once
     userxattr       in a user namespace, where trusted.* cannot be set; it excludes metacopy and
-                    redirects. Nor is there an index, for which only root of the machine may open
-                    files by handle: hard links are copies of their own once they are written to
+                    redirects: renaming a directory of the image is EXDEV. Nor is there an index,
+                    for which only root of the machine may open files by handle: hard links of the
+                    image part when one of them is written to
 
 Layers are named by descriptors (/proc/self/fd/N): no path is too long for fsconfig(2), and none
 needs its ":" and "," escaped.

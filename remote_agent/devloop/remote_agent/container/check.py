@@ -59,7 +59,9 @@ def _found(kind: Kind, box: Box) -> ContainerCheck:
         why = f"runs have no system call filter: {box.without_seccomp}"
         hint = "install libseccomp2"
     elif box.rootless is not None and not box.rootless.has_others:
-        why, hint = "only an image's root can run, and owns all of its files", NO_OTHERS
+        refused = f" ({box.rootless.refusal})" if box.rootless.refusal else ""
+        why = f"only an image's root can run, and owns all of its files{refused}"
+        hint = NO_OTHERS
     return ContainerCheck(name, box.devices.source, why, hint)
 
 

@@ -41,6 +41,7 @@ class Rootless(NamedTuple):
 
     uids: Ids
     gids: Ids
+    refusal: str = ""  # what newuidmap or newgidmap said, if there are ids that they did not map
 
     @property
     def has_others(self) -> bool:
@@ -52,24 +53,19 @@ def look_at_namespace() -> Rootless | None:
     """None for who may do without one. Takes some 100 ms. Raises NoNamespace."""
     if may_mount():
         return None
-    maps = ("/proc/self/uid_map", "/proc/self/gid_map")
-    uids, gids = (Ids.parse(_said(["cat", path])) for path in maps)
-    return Rootless(uids, gids)
-
-
-def _said(argv: list[str]) -> str:
     done = subprocess.run(
-        command_within(argv),
+        command_within(["sh", "-c", "cat /proc/self/uid_map; echo; cat /proc/self/gid_map"]),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=_TIMEOUT_S,
         check=False,
     )
+    said = done.stderr.strip().rpartition("\n")[2]
     if done.returncode:
-        said = done.stderr.strip().rpartition("\n")[2]
         raise NoNamespace(f"user namespaces are not allowed on the box: {said}", hint=_hint())
-    return done.stdout
+    uids, gids = map(Ids.parse, done.stdout.split("\n\n"))
+    return Rootless(uids, gids, said)
 
 
 def _hint() -> str:
