@@ -34,9 +34,9 @@ NAME = "devloop-test"
 # /dev/fuse; folders that he is to reach, whoever may enter those above. Ends with stdin.
 _HOLD = """
 own=$1 home=$2 uid=$3 first=$4 mode=$5; shift 5
-mount -t tmpfs -o mode=755 devloop-test "$own"
+mount -t tmpfs -o mode=755 ordinary "$own"
 mkdir "$own/upper" "$own/work"
-mount -t overlay -o "lowerdir=/etc,upperdir=$own/upper,workdir=$own/work" devloop-test /etc
+mount -t overlay -o "lowerdir=/etc,upperdir=$own/upper,workdir=$own/work" ordinary /etc
 echo "NAME:x:$uid:$uid::$home:/bin/sh" >>/etc/passwd
 echo "NAME:x:$uid:" >>/etc/group
 rm -f /etc/subuid /etc/subgid
@@ -55,7 +55,7 @@ for folder; do
     above=$folder
     while [ "$above" != / ]; do
         case $(stat -c %a "$above" 2>/dev/null) in
-            *[0246]) mount -t tmpfs -o mode=755 devloop-test "$above" ;;
+            *[0246]) mount -t tmpfs -o mode=755 ordinary "$above" ;;
         esac
         above=$(dirname "$above")
     done

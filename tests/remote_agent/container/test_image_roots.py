@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.images.bases import debian_base
@@ -21,18 +21,13 @@ from devloop.remote_agent.container.spec import ImageConfig, ImageRoot
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from devloop.cafs.mount import LevelName
     from devloop.remote_agent.container.runtime import Kind
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ImageStore, ImageRoot]]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    folder = tmp_path_factory.mktemp("images")
-    level = probe(folder)
-    if level.name == "unpacked":
-        pytest.skip("needs overlayfs")
-    with ImageStore(folder / "images") as store:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageStore]:
+    with ImageStore(tmp_path_factory.mktemp("images") / "images") as store:
         source = open_image(debian_base().reference)
         try:
             index = ingest(source, store.blobs)
@@ -40,22 +35,38 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ImageStore
             source.close()
         digest = store.add(index)
         store.ensure_metadata(digest)
-        yield store, ImageRoot(level.name, store.metadata_path(digest), store.root, digest.hex())
+        store.name("debian", "sha256:" + "1" * 64, digest)
+        yield store
+
+
+@pytest.fixture(scope="module", params=["best", "fuse+overlay"])
+def level(request: pytest.FixtureRequest, store: ImageStore) -> LevelName:
+    best = probe(store.root).name
+    if best == "unpacked":
+        pytest.skip("needs overlayfs")
+    wanted: LevelName = request.param
+    return best if request.param == "best" else wanted
+
+
+def root_of(store: ImageStore, level: LevelName, **options: Any) -> ImageRoot:
+    digest = store.get("debian").index_digest
+    is_erofs = level == "erofs+overlay"
+    metadata = store.metadata_path(digest) if is_erofs else store.index_path(digest)
+    return ImageRoot(level, metadata, store.root, digest.hex(), **options)
 
 
 @pytest.fixture(params=KINDS)
 def enter(
-    tmp_path: Path, request: pytest.FixtureRequest, image: tuple[ImageStore, ImageRoot]
+    tmp_path: Path, request: pytest.FixtureRequest, store: ImageStore, level: LevelName
 ) -> Iterator[Callable[..., Room]]:
     kind: Kind = request.param
     skip_unless_possible(kind)
-    store, root = image
     rooms: list[Room] = []
 
-    def enter(*, lazy: bool) -> Room:
-        served = ImageRoot(root.level, root.metadata, root.store, root.index, lazy=lazy)
+    def enter(**options: Any) -> Room:
+        root = options.pop("root", None) or root_of(store, level, **options)
         config = ImageConfig.parse(store.config(Digest.fromhex(root.index)))
-        rooms.append(Room.enter(tmp_path, kind, root=served, image=config, mounts=()))
+        rooms.append(Room.enter(tmp_path, kind, root=root, image=config, mounts=()))
         return rooms[-1]
 
     yield enter
@@ -71,6 +82,21 @@ def test_a_run_sees_the_image(enter: Callable[..., Room], lazy: bool) -> None:
     for _ in range(2):
         ended = room.run("python3", "-c", "import sys; print(sys.prefix)")
         assert (ended.stdout, room.last_kind) == (b"/usr\n", "zygote"), room.last_note
+
+
+def test_missing_files_come_from_a_tier(
+    enter: Callable[..., Room], store: ImageStore, level: LevelName, tmp_path: Path
+) -> None:
+    digest = store.get("debian").index_digest
+    with ImageStore(tmp_path / "far") as empty:
+        empty.add_lazy(store.index(digest))
+        empty.ensure_metadata(digest)
+        empty.name("debian", "sha256:" + "1" * 64, digest)
+        room = enter(root=root_of(empty, level, lazy=True, tiers=(f"file://{store.root}",)))
+        shown = room.run("/bin/sh", "-c", ". /etc/os-release; echo $ID; stat -c %g /var/local")
+        assert shown.stdout == b"debian\n50\n", shown
+        come = sum(path.stat().st_size for path in (empty.root / "blobs").glob("??/*"))
+        assert 0 < come < store.disk_bytes() / 4
 
 
 def test_a_dead_file_server_ends_its_container_and_the_next_run_has_a_new_one(

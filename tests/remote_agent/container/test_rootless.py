@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.e2e.box import clean_environment
 from tests.e2e.ordinary import ordinary_user, skip_unless_possible
+from tests.images.bases import debian_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,27 +48,38 @@ def user(home: Path) -> Iterator[User]:
         yield user
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        ["test_container.py"],
-        ["test_mount_levels.py", "test_hostile_roots.py", "test_file_calls.py"],
-    ],
-)
-def test_an_ordinary_user_passes_the_tests_of_containers(
-    user: User, home: Path, files: list[str]
-) -> None:
+def pass_for(user: User, home: Path, *words: str, **env: str) -> None:
     options = ["-q", "-n", "0", "-p", "no:cacheprovider", "--basetemp", str(home / "tests")]
     done = subprocess.run(
-        [*user.prefix, sys.executable, "-B", "-m", "pytest", *options, *files],
+        [*user.prefix, sys.executable, "-B", "-m", "pytest", *options, *words],
         cwd=HERE,
-        env=clean_environment(home) | {"HOME": str(home)},
+        env=clean_environment(home) | {"HOME": str(home)} | env,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["test_container.py"],
+        ["test_mount_levels.py", "test_hostile_roots.py", "test_file_calls.py", "test_touches.py"],
+    ],
+)
+def test_an_ordinary_user_passes_the_tests_of_containers(
+    user: User, home: Path, files: list[str]
+) -> None:
+    pass_for(user, home, *files)
+
+
+def test_an_ordinary_user_passes_the_tests_of_a_real_image(user: User, home: Path) -> None:
+    layout = debian_base().layout
+    shutil.copytree(layout, home / "images" / layout.name)
+    user.own(home / "images")
+    pass_for(user, home, "test_image_roots.py", "-k", "crun", IMAGE_CACHE=str(home / "images"))
 
 
 def test_a_box_that_allows_no_user_namespace_says_which_switch_forbids_it() -> None:

@@ -10,7 +10,7 @@ Each level shows the same tree; they differ in who answers:
                     but for blobs that are missing. Linux 6.5, CAP_SYS_ADMIN in the first user
                     namespace
     tmpfs+overlay   the same with metadata that is made as files at each mount. For kernels that
-                    have no EROFS
+                    have no EROFS, and in a user namespace, Linux 6.16
     fuse+overlay    FUSE view of the whole tree, an overlay on top where it is to be writable. Also
                     in a user namespace, Linux 5.11
     unpacked        a plain copy

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["unpack", "write_tree"]
 
 _OF_USERS = b"user."  # attributes that not only root may set
-_METACOPY, _REDIRECT = b"trusted.overlay.metacopy", b"trusted.overlay.redirect"
+_METACOPY, _REDIRECT = b"overlay.metacopy", b"overlay.redirect"
 
 
 def unpack(index: Index, blobs: WholeFiles, target_fd: int) -> list[Problem]:
@@ -51,7 +51,8 @@ def unpack(index: Index, blobs: WholeFiles, target_fd: int) -> list[Problem]:
 
 def write_tree(index: Index, target_fd: int) -> None:
     """As `unpack`, but that files have their size and no bytes: each names its blob as overlayfs
-    wants it, for a directory that is to lie above a data-only layer. For root.
+    wants it, for a directory that is to lie above a data-only layer. For root, of a user namespace
+    too.
 
     Raises OSError.
     """
@@ -69,6 +70,8 @@ class _Tree:
         self._index = index
         self._is_root = os.geteuid() == 0
         self._uids, self._gids = ids_here("uid"), ids_here("gid")
+        # Where overlayfs looks with the option `userxattr`, and without.
+        self._namespace = b"trusted." if self._uids.are_all else b"user."
         self.left_bytes = sum(inode.size_bytes for inode in index.inodes)
         self.problems: list[Problem] = []
 
@@ -114,8 +117,8 @@ class _Tree:
 
     def _fill(self, fd: int, digest: Digest, size_bytes: int) -> None:
         os.ftruncate(fd, size_bytes)
-        os.setxattr(fd, _METACOPY, b"")
-        os.setxattr(fd, _REDIRECT, blob_path(digest))
+        os.setxattr(fd, self._namespace + _METACOPY, b"")
+        os.setxattr(fd, self._namespace + _REDIRECT, blob_path(digest))
 
     def _make_special(self, path: bytes, inode: Inode) -> bool:
         kind = {"fifo": stat.S_IFIFO, "chr": stat.S_IFCHR, "blk": stat.S_IFBLK}[inode.kind]
