@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ALL", "Extent", "Ids", "granted", "ids_here", "mapping", "own_names"]
+__all__ = ["ALL", "OUTSIDE", "Extent", "Ids", "granted", "ids_here", "mapping", "own_names"]
+
+# The variable that says, to a process in a user namespace, who it is outside: "UID:GID".
+OUTSIDE = "DEVLOOP_OUTSIDE"
 
 _MAX_ID = 2**32 - 2
 NOBODY = 65534

@@ -44,7 +44,7 @@ def main() -> None:
         enter_private_namespace()
         os.execvp(sys.argv[1], sys.argv[1:])
     except OSError as error:
-        sys.exit(str(error))
+        sys.exit(error.strerror or str(error))
 
 
 if __name__ == "__main__":

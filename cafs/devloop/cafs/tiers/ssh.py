@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from devloop.cafs.digest import digest_of_file
 from devloop.cafs.errors import BlobMismatch, BlobMissing
+from devloop.cafs.ids import OUTSIDE
 from devloop.cafs.ssh_ciphers import fast_first
 
 from .ssh_connection import Connection, Lost, Pipeline
@@ -38,10 +39,8 @@ if TYPE_CHECKING:
     from .ssh_connection import Answer
     from .tier import Wanted
 
-__all__ = ["OUTSIDE", "SshTier"]
+__all__ = ["SshTier"]
 
-# The variable that says, to a process in a user namespace, who it is outside: "UID:GID".
-OUTSIDE = "DEVLOOP_OUTSIDE"
 _PIECE_BYTES = 1 << 20
 _AT_ONCE_BYTES = 4 << 20  # of a large blob: others have their turn in between
 _MANY_BYTES = 4 << 20  # in one request for small blobs

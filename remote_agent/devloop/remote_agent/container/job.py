@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devloop.cafs.ids import OUTSIDE
 from devloop.cafs.mount.namespace import may_mount
-from devloop.cafs.tiers.ssh import OUTSIDE
 
 from . import cgroups
 from .bundle import RUN_CAPABILITIES, Stage, oci_config

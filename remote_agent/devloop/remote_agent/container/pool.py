@@ -163,7 +163,7 @@ class Containers:
         return self._folder / "live"
 
     async def _start(self, spec: ContainerSpec) -> ContainerPlace:
-        box = self._look_once()
+        box = await asyncio.to_thread(self._look_once)
         _check_name(spec.name)
         if (last := self._places.get(spec)) is not None:
             await last.end()  # it is on its way out, and may hold its layer until then

@@ -53,14 +53,17 @@ def look_at_namespace() -> Rootless | None:
     """None for who may do without one. Takes some 100 ms. Raises NoNamespace."""
     if may_mount():
         return None
-    done = subprocess.run(
-        command_within(["sh", "-c", "cat /proc/self/uid_map; echo; cat /proc/self/gid_map"]),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command_within(["sh", "-c", "cat /proc/self/uid_map; echo; cat /proc/self/gid_map"]),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise NoNamespace("a user namespace takes too long to be made") from None
     said = done.stderr.strip().rpartition("\n")[2]
     if done.returncode:
         raise NoNamespace(f"user namespaces are not allowed on the box: {said}", hint=_hint())
