@@ -171,7 +171,7 @@ class ImageStore:
         try:
             data = self.index_path(digest).read_bytes()
         except FileNotFoundError:
-            raise ImageMissing(f"no image index {digest.short} on this box") from None
+            raise _no_index(digest) from None
         if digest_of(data) != digest:
             raise IndexInvalid(
                 f"the image index {digest.short} is damaged", hint="`devloop image pull` heals it"
@@ -194,8 +194,14 @@ class ImageStore:
         return True
 
     def config(self, digest: Digest) -> bytes:
-        """The image's OCI configuration, JSON, once `ensure_metadata` was called."""
-        return self._config_path(digest).read_bytes()
+        """The image's OCI configuration, JSON, once `ensure_metadata` was called.
+
+        Raises ImageMissing.
+        """
+        try:
+            return self._config_path(digest).read_bytes()
+        except FileNotFoundError:
+            raise _no_index(digest) from None
 
     def _config_path(self, digest: Digest) -> Path:
         return self.root / "metadata" / f"{digest.hex()}.json"
@@ -339,6 +345,10 @@ class ImageStore:
 
     def free_bytes(self) -> int:
         return free_bytes(self.root)
+
+
+def _no_index(digest: Digest) -> ImageMissing:
+    return ImageMissing(f"no image index {digest.short} on this box")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,6 +23,7 @@ from devloop.cafs.errors import DevloopError
 from devloop.cafs.images import ImageMissing, ImageStore
 
 from .image_details import details_of
+from .image_holds import ImageHolds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
@@ -92,6 +93,7 @@ class _Pull:
 
     told: Told = Told(ImageStep.RESOLVING)
     followers: int = 0
+    is_for_run: bool = False
     is_abandoned: bool = False
     task: asyncio.Task[Image] | None = None
 
@@ -113,7 +115,9 @@ class Images:
         self._used = used
         self.on_lazy: Callable[[Digest, Sequence[bytes]], None] = lambda index, command: None
         self._pulls: dict[Wish, _Pull] = {}
+        self._holds = ImageHolds()
         self._collecting = asyncio.Lock()
+        self._collections = 0
 
     @cached_property
     def store(self) -> ImageStore:
@@ -129,8 +133,11 @@ class Images:
     async def ensure(
         self, wish: Wish, *, refresh: bool = False
     ) -> AsyncGenerator[Told | Image, None]:
-        """How far it is, several times a second; then the image, once runs may name it."""
-        if not refresh and (image := await asyncio.to_thread(self._find, wish)) is not None:
+        """How far it is, several times a second; then the image, once runs may name it.
+
+        Without `refresh` a run comes next: until then nobody removes it.
+        """
+        if not refresh and (image := await self._found(wish)) is not None:
             yield image
             return
         async with self._collecting:
@@ -140,6 +147,7 @@ class Images:
                 pull.task = asyncio.create_task(self._pull(wish, pull))
         assert pull.task is not None
         pull.followers += 1
+        pull.is_for_run |= not refresh
         try:
             while not pull.task.done():
                 yield pull.told
@@ -152,11 +160,34 @@ class Images:
 
     async def _pull(self, wish: Wish, pull: _Pull) -> Image:
         try:
-            return await asyncio.to_thread(self._bring_in, wish, pull)
+            image = await asyncio.to_thread(self._bring_in, wish, pull)
+            if pull.is_for_run:
+                self._holds.keep(image.index_digest)
+            return image
         except _Abandoned:
             raise ImageBusy(f"the pull of {wish.reference} was given up") from None
         finally:
             del self._pulls[wish]
+
+    async def _found(self, wish: Wish) -> Image | None:
+        """The image if it is here, which nobody removes from now on."""
+        while True:
+            async with self._collecting:
+                collections = self._collections
+            image = await asyncio.to_thread(self._find, wish)
+            if collections == self._collections:
+                if image is not None:
+                    self._holds.keep(image.index_digest)
+                return image
+            # A collection has begun, which did not know of it.
+
+    @contextlib.asynccontextmanager
+    async def holding(self, index: Digest) -> AsyncGenerator[None, None]:
+        """Nobody removes that image meanwhile."""
+        async with self._collecting:  # one that is under way may be taking it
+            holding = self._holds.holding(index)
+        with holding:
+            yield
 
     def _find(self, wish: Wish) -> Image | None:
         image = self.store.find(_name_of(wish))
@@ -346,22 +377,22 @@ class Images:
     async def remove(self, reference: str) -> Collected:
         """Raises ImageMissing, and ImageBusy."""
         image = await asyncio.to_thread(self.store.get, _name_of(Wish(reference)))
-        return await self._exclusively(partial(self._remove, image))
-
-    def _remove(self, image: Image) -> Collected:
-        self.store.unname(image.reference)
-        return self.store.collect(self._used(), grace_s=0)
+        return await self._collect(image.reference)
 
     async def collect(self) -> Collected:
         """Raises ImageBusy."""
-        return await self._exclusively(lambda: self.store.collect(self._used(), grace_s=0))
+        return await self._collect()
 
-    async def _exclusively(self, work: Callable[[], Collected]) -> Collected:
+    async def _collect(self, *removed: str) -> Collected:
         async with self._collecting:
             if self._pulls:
                 names = ", ".join(wish.reference for wish in self._pulls)
                 raise ImageBusy(f"{names} is being pulled")
-            return await asyncio.to_thread(work)
+            self._collections += 1
+            for reference in removed:
+                self.store.unname(reference)
+            used = {*self._used(), *self._holds.held()}
+            return await asyncio.to_thread(partial(self.store.collect, used, grace_s=0))
 
     async def verify(self) -> tuple[int, list[str]]:
         """How many blobs there were, and what is wrong."""

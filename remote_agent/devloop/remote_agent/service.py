@@ -154,18 +154,28 @@ class Service(agent_pb2_grpc.AgentServicer):
         with Receiver(self._agent.store) as receiver:
             for blob in request.blobs:
                 receiver.small(Digest(blob.digest), blob.data, zstd=blob.zstd)
-        result = await self._agent.apply(
-            project,
-            Digest(request.tree),
-            spec=await self._checked_spec(project, request.run)
-            if request.HasField("run")
-            else None,
-            stop_runs=tuple(request.stop_runs),
-            on_busy=OnBusy(request.on_busy),
-            repair=request.repair,
-            is_small=0 < len(request.blobs) <= FEW_BLOBS,
-        )
+        async with self._image_held(request.run):
+            result = await self._agent.apply(
+                project,
+                Digest(request.tree),
+                spec=await self._checked_spec(project, request.run)
+                if request.HasField("run")
+                else None,
+                stop_runs=tuple(request.stop_runs),
+                on_busy=OnBusy(request.on_busy),
+                repair=request.repair,
+                is_small=0 < len(request.blobs) <= FEW_BLOBS,
+            )
         return convert.apply_reply(result, project.workspace.id, project.workspace.name)
+
+    @contextlib.asynccontextmanager
+    async def _image_held(self, message: pb.RunSpec) -> AsyncIterator[None]:
+        """From here on until the container of the run holds it, nobody removes its image."""
+        async with contextlib.AsyncExitStack() as stack:
+            if message.HasField("container"):
+                index = convert.container_wish(message.container).index
+                await stack.enter_async_context(self._agent.images.holding(index))
+            yield
 
     async def _checked_spec(self, project: Project, message: pb.RunSpec) -> RunSpec:
         size_bytes = sum(map(len, message.argv)) + sum(
@@ -266,7 +276,8 @@ class Service(agent_pb2_grpc.AgentServicer):
         project.local_root = request.workspace.local_root or None
         if not request.run.argv:
             request.run.argv.append(login_shell())
-        run = await start_shell(project, await self._checked_spec(project, request.run))
+        async with self._image_held(request.run):
+            run = await start_shell(project, await self._checked_spec(project, request.run))
         return _run_message(run, project)
 
     @streaming

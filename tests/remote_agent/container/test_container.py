@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -325,6 +326,17 @@ def test_caches_outlive_the_container(room: Room, tmp_path: Path) -> None:
     room.spec = replace(room.spec, caches=tmp_path / "caches")
     room.run("/bin/sh", "-c", 'echo x > "$TORCH_HOME/kept"')
     assert (tmp_path / "caches/torch/kept").read_text() == "x\n"
+
+
+def test_a_container_on_its_way_in_counts_as_live(room: Room) -> None:
+    async def start() -> None:
+        starting = asyncio.create_task(room.containers.ensure(room.spec))
+        await asyncio.sleep(0)
+        assert room.containers.live() == [room.spec]
+        await starting
+        assert room.containers.live() == [room.spec]
+
+    room.runner.run(start())
 
 
 def test_the_longest_unused_container_makes_room(

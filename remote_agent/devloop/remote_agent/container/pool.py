@@ -121,7 +121,9 @@ class Containers:
         return served if stands else spec
 
     def live(self) -> list[ContainerSpec]:
-        return [spec for spec, place in self._places.items() if place.is_alive]
+        """Also those on their way in."""
+        alive = [spec for spec, place in self._places.items() if place.is_alive]
+        return [*alive, *self._starting]
 
     def starting(self) -> list[ContainerSpec]:
         return list(self._starting)
