@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.images.layout import Image as LayoutImage
 from tests.images.layout import layer, write_layout
+from tests.images.meddler import meddle
+from tests.images.registry import missing_program, start_registry
 
 from devloop.cafs.images import Image, ImageMissing
-from devloop.remote_agent.images import Images, Wish
+from devloop.remote_agent.images import ImageBusy, Images, Told, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.images.meddler import Ask
 
 
 @pytest.fixture
@@ -75,3 +81,75 @@ class TestRemoval:
             await images.remove(wish.reference)
             image = await asking
             assert not images.store.missing(images.store.index(image.index_digest))
+
+
+@dataclass
+class Stall:
+    """A rule: no blob is sent before `over`."""
+
+    asked: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, ask: Ask) -> None:
+        if ask.is_blob:
+            self.asked += 1
+            self.over.wait(20)
+
+
+class TestGivenUp:
+    @pytest.fixture
+    def stall(self) -> Iterator[Stall]:
+        stall = Stall()
+        yield stall
+        stall.over.set()
+
+    @pytest.fixture
+    def stalled(self, tmp_path: Path, wish: Wish, stall: Stall) -> Iterator[Wish]:
+        """An image whose registry says nothing for a while."""
+        if missing := missing_program():
+            pytest.skip(f"needs {missing}")
+        with start_registry(tmp_path / "registry") as registry, meddle(registry) as meddler:
+            registry.push(wish.reference, "a/b:1")
+            meddler.rules.append(stall)
+            yield Wish(meddler.name("a/b:1"))
+
+    async def test_a_pull_that_was_given_up_goes_on_for_who_asks_again(
+        self, images: Images, stalled: Wish, stall: Stall
+    ) -> None:
+        await given_up(images, stalled, stall)
+        again = asyncio.create_task(ensured(images, stalled, refresh=True))
+        await asyncio.sleep(0)
+        stall.over.set()
+        assert (await again).reference == stalled.reference
+
+    async def test_one_that_has_noticed_is_begun_anew(
+        self, images: Images, stalled: Wish, stall: Stall
+    ) -> None:
+        await given_up(images, stalled, stall)
+        with pytest.raises(ImageBusy, match="given up and has not ended"):
+            await images.collect()
+        (pull,) = images._pulls.values()
+        stall.over.set()
+        assert pull.task is not None
+        await asyncio.wait({pull.task})
+        assert (await ensured(images, stalled, refresh=True)).reference == stalled.reference
+
+    async def test_one_that_has_ended_while_somebody_joins_is_begun_anew(
+        self, images: Images, stalled: Wish, stall: Stall
+    ) -> None:
+        await given_up(images, stalled, stall)
+        (pull,) = images._pulls.values()
+        joined = images.ensure(stalled, refresh=True)
+        assert await anext(joined) == pull.told
+        pull.is_abandoned = True  # as its thread has seen it
+        stall.over.set()
+        states = [state async for state in joined]
+        assert isinstance(states[-1], Image)
+
+
+async def given_up(images: Images, wish: Wish, stall: Stall) -> None:
+    """Returns once the only one who waits for the image has left, and a blob was asked for."""
+    following = images.ensure(wish, refresh=True)
+    while not stall.asked:
+        assert isinstance(await anext(following), Told)
+    await following.aclose()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .image_details import ImageDetails
 
-__all__ = ["ImageStep", "Images", "Told", "Wish"]
+__all__ = ["ImageBusy", "ImageStep", "Images", "Told", "Wish"]
 
 logger = logging.getLogger(__name__)
 
@@ -140,32 +140,41 @@ class Images:
         if not refresh and (image := await self._found(wish)) is not None:
             yield image
             return
+        while True:
+            pull = await self._joined(wish)
+            pull.is_for_run |= not refresh
+            try:
+                assert pull.task is not None
+                while not pull.task.done():
+                    yield pull.told
+                    await asyncio.wait({pull.task}, timeout=_TELL_PERIOD_S)
+                yield pull.task.result()
+                return
+            except _Abandoned:
+                continue  # it had ended before we came
+            finally:
+                pull.followers -= 1
+                pull.is_abandoned = not pull.followers
+
+    async def _joined(self, wish: Wish) -> _Pull:
+        """That of the wish, of which the caller is a follower from now on."""
         async with self._collecting:
             pull = self._pulls.get(wish)
             if pull is None:
                 pull = self._pulls[wish] = _Pull()
                 pull.task = asyncio.create_task(self._pull(wish, pull))
-        assert pull.task is not None
-        pull.followers += 1
-        pull.is_for_run |= not refresh
-        try:
-            while not pull.task.done():
-                yield pull.told
-                await asyncio.wait({pull.task}, timeout=_TELL_PERIOD_S)
-            yield pull.task.result()
-        finally:
-            pull.followers -= 1
-            if not pull.followers:
-                pull.is_abandoned = True
+                pull.task.add_done_callback(_heard)
+            pull.followers += 1
+            pull.is_abandoned = False  # one that was given up goes on, unless it has noticed
+            return pull
 
     async def _pull(self, wish: Wish, pull: _Pull) -> Image:
+        """Raises DevloopErrors and _Abandoned."""
         try:
             image = await asyncio.to_thread(self._bring_in, wish, pull)
             if pull.is_for_run:
                 self._holds.keep(image.index_digest)
             return image
-        except _Abandoned:
-            raise ImageBusy(f"the pull of {wish.reference} was given up") from None
         finally:
             del self._pulls[wish]
 
@@ -387,7 +396,9 @@ class Images:
         async with self._collecting:
             if self._pulls:
                 names = ", ".join(wish.reference for wish in self._pulls)
-                raise ImageBusy(f"{names} is being pulled")
+                given_up = all(pull.is_abandoned for pull in self._pulls.values())
+                what = "was given up and has not ended yet" if given_up else "is under way"
+                raise ImageBusy(f"the pull of {names} {what}")
             self._collections += 1
             for reference in removed:
                 self.store.unname(reference)
@@ -401,6 +412,12 @@ class Images:
             return sum(1 for _ in self.store.blobs), list(self.store.verify())
 
         return await asyncio.to_thread(verify)
+
+
+def _heard(task: asyncio.Task[Image]) -> None:
+    """Of a pull that was given up nobody asks how it ended."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _name_of(wish: Wish) -> str:
