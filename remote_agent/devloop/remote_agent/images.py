@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,16 +17,18 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devloop.cafs.digest import Digest, digest_of
+from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.images import ImageMissing, ImageStore
 
 from .image_details import details_of
 from .image_holds import ImageHolds
+from .image_tiers import ImageTiers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
+    from devloop.cafs.digest import Digest
     from devloop.cafs.images import Collected, Image
     from devloop.cafs.index import Index
     from devloop.cafs.oci.source import ImageSource, RegistryOptions
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from .image_details import ImageDetails
 
 __all__ = ["ImageBusy", "ImageStep", "Images", "Told", "Wish"]
-
-logger = logging.getLogger(__name__)
 
 DOCKER_HUB = "docker.io"
 _PATH_KINDS = ("oci", "oci-archive", "docker-archive")
@@ -216,10 +215,10 @@ class Images:
 
     def _bring_in(self, wish: Wish, pull: _Pull) -> Image:
         """In a thread. Raises DevloopErrors and _Abandoned."""
-        name, tiers = _name_of(wish), _open_tiers(wish)
-        with ThreadPoolExecutor(1) as beside, _closing(tiers):
+        name = _name_of(wish)
+        with ThreadPoolExecutor(1) as beside, self._tiers(wish, pull) as tiers:
             # While the registry is asked what the reference stands for, what tiers say it does.
-            told = beside.submit(self._from_tiers, name, tiers, wish)
+            told = beside.submit(tiers.image, name)
             try:
                 source = _open_source(wish)
             except DevloopError:
@@ -231,10 +230,16 @@ class Images:
                 told.result()
                 index = self.store.index_of_manifest(source.manifest_digest)
                 if index is None or not (tiers or self.store.is_complete(index)):
-                    index = self._lazily(source.manifest_digest, tiers, wish)
+                    index = tiers.index(source.manifest_digest)
                 if index is None:
                     index = self.store.add(self._ingest(source, pull))
                 return self._ready(self.store.name(name, source.manifest_digest, index), pull)
+
+    def _tiers(self, wish: Wish, pull: _Pull) -> ImageTiers:
+        def on_index(index: Digest) -> None:
+            self.on_lazy(index, wish.command)
+
+        return ImageTiers(self.store, wish.store, on_index)
 
     def _ready(self, image: Image, pull: _Pull) -> Image:
         pull.tell(Told(ImageStep.MOUNTING))
@@ -256,50 +261,6 @@ class Images:
             )
 
         return ingest(source, self.store.blobs, self.store, progress=tell)
-
-    # -- tiers
-
-    def _from_tiers(self, name: str, tiers: list[Tier], wish: Wish) -> Image | None:
-        """A reference of which only a tier knows what it stands for."""
-        import json
-
-        for tier in tiers:
-            data = _asked(tier, f"refs/{digest_of(name.encode()).hex()}.json")
-            if data is None:
-                continue
-            manifest = json.loads(data)["manifest"]
-            index = self.store.index_of_manifest(manifest) or self._lazily(manifest, [tier], wish)
-            if index is not None:
-                return self.store.name(name, manifest, index)
-        return None
-
-    def _lazily(self, manifest: str, tiers: list[Tier], wish: Wish) -> Digest | None:
-        """The index alone, from the first tier that has the image. Blobs follow as needed."""
-        from devloop.cafs.index import Index
-
-        for tier in tiers:
-            data = _asked(tier, f"manifests/{manifest.replace(':', '-')}")
-            index_data = data and _asked(tier, f"indexes/{data.decode()}")
-            if not data or not index_data or digest_of(index_data).hex() != data.decode():
-                continue
-            index = Index.decode(index_data)
-            digest = self.store.add_lazy(index, index_data)
-            with ThreadPoolExecutor(1) as beside:
-                telling = beside.submit(self._tell_of_lazy, tier, digest, wish)
-                self.store.ensure_metadata(digest, index)
-                telling.result()
-            return digest
-        return None
-
-    def _tell_of_lazy(self, tier: Tier, index: Digest, wish: Wish) -> None:
-        self._copy_profiles(tier, index)
-        self.on_lazy(index, wish.command)
-
-    def _copy_profiles(self, tier: Tier, index: Digest) -> None:
-        for name in tier.list_named(f"profiles/{index.hex()}-"):
-            data, path = tier.get_named(name), self.root / name
-            if data is not None and not path.exists():
-                path.write_bytes(data)
 
     def unpacked(self, index: Digest) -> Path:
         """A plain copy of the image, made when it is not there: where nothing can be mounted.
@@ -455,29 +416,3 @@ def _options(wish: Wish) -> RegistryOptions:
         registry, equals, mirror = text.partition("=")
         mirrors.setdefault(registry if equals else DOCKER_HUB, []).append(mirror or registry)
     return RegistryOptions(insecure=wish.insecure, mirrors=mirrors)
-
-
-def _asked(tier: Tier, name: str) -> bytes | None:
-    """None also when it does not answer: another one may, and the registry."""
-    from devloop.cafs.tiers import TierUnreachable
-
-    try:
-        return tier.get_named(name)
-    except TierUnreachable as error:
-        logger.warning("%s", error)
-        return None
-
-
-@contextlib.contextmanager
-def _closing(tiers: list[Tier]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for tier in tiers:
-            tier.close()
-
-
-def _open_tiers(wish: Wish) -> list[Tier]:
-    from devloop.cafs.tiers import open_tier
-
-    return [open_tier(url) for url in wish.store]
