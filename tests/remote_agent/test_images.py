@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,6 +41,56 @@ async def ensured(images: Images, wish: Wish, *, refresh: bool = False) -> Image
         if isinstance(state, Image):
             return state
     raise AssertionError("it ended without an image")
+
+
+@pytest.fixture
+async def tier(tmp_path: Path, wish: Wish) -> Path:
+    """A folder to which another box has pushed the image."""
+    other = Images(tmp_path / "other")
+    await ensured(other, wish)
+    async for _ in other.push(wish.reference, f"file://{tmp_path}/tier"):
+        pass
+    other.close()
+    return tmp_path / "tier"
+
+
+class TestTiers:
+    async def test_the_index_alone_comes_from_a_tier(
+        self, images: Images, wish: Wish, tier: Path
+    ) -> None:
+        image = await ensured(images, replace(wish, store=(f"file://{tier}",)))
+        assert not images.store.is_complete(image.index_digest)
+
+    @pytest.mark.parametrize(
+        ("folder", "spoiled"),
+        [
+            *(
+                ("refs", text)
+                for text in (b"{", b"[]", b'{"manifest": 5}', b'{"manifest": "../x"}')
+            ),
+            ("refs", b"[" * 100_000),
+            *(("manifests", text) for text in (b"", b"\xff", b"../../etc/passwd", b"0" * 64)),
+            ("indexes", b"none"),
+        ],
+    )
+    async def test_what_makes_no_sense_counts_as_not_there(
+        self, images: Images, wish: Wish, tier: Path, folder: str, spoiled: bytes
+    ) -> None:
+        for path in (tier / folder).iterdir():
+            path.write_bytes(spoiled)
+        image = await ensured(images, replace(wish, store=(f"file://{tier}",)))
+        assert images.store.is_complete(image.index_digest) == (folder != "refs")
+
+    async def test_profiles_that_are_none_stay_where_they_are(
+        self, images: Images, wish: Wish, tier: Path
+    ) -> None:
+        (index,) = (path.name for path in (tier / "indexes").iterdir())
+        (tier / "profiles").mkdir()
+        (tier / "profiles" / f"{index}-0123456789abcdef").write_bytes(b"none")
+        (tier / "profiles" / f"{index}-0123456789abcdee").mkdir()
+        image = await ensured(images, replace(wish, store=(f"file://{tier}",)))
+        assert not images.store.is_complete(image.index_digest)
+        assert not list((images.root / "profiles").iterdir())
 
 
 class TestRemoval:

@@ -1,22 +1,27 @@
 """What the tiers of one pull know of an image: what its name stands for, its index, its profiles.
 
-Owns what is asked of them, and the taking over. Refuses to know registries, and who waits.
+Owns what is asked of them, and the taking over: an answer that makes no sense counts as none.
+Refuses to know registries, and who waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from devloop.cafs.digest import digest_of
+from devloop.cafs.digest import Digest, digest_of
+from devloop.cafs.oci.reference import DIGEST
+from devloop.cafs.profile import Profile, ProfileInvalid
+
+from .image_profiles import MOST_OF_AN_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
-    from devloop.cafs.digest import Digest
     from devloop.cafs.images import Image, ImageStore
     from devloop.cafs.tiers import Tier
 
@@ -52,10 +57,9 @@ class ImageTiers:
     def image(self, name: str) -> Image | None:
         """What a tier says that the name stands for, once its index is here."""
         for tier in self._tiers:
-            data = _asked(tier, f"refs/{digest_of(name.encode()).hex()}.json")
-            if data is None:
+            manifest = _manifest_of(_asked(tier, f"refs/{digest_of(name.encode()).hex()}.json"))
+            if manifest is None:
                 continue
-            manifest = json.loads(data)["manifest"]
             index = self._store.index_of_manifest(manifest) or self._index_of(manifest, tier)
             if index is not None:
                 return self._store.name(name, manifest, index)
@@ -69,14 +73,18 @@ class ImageTiers:
         return None
 
     def _index_of(self, manifest: str, tier: Tier) -> Digest | None:
-        from devloop.cafs.index import Index
+        from devloop.cafs.index import Index, IndexInvalid
 
-        data = _asked(tier, f"manifests/{manifest.replace(':', '-')}")
-        index_data = data and _asked(tier, f"indexes/{data.decode()}")
-        if not data or not index_data or digest_of(index_data).hex() != data.decode():
+        digest = _digest_in(_asked(tier, f"manifests/{manifest.replace(':', '-')}"))
+        data = digest and _asked(tier, f"indexes/{digest.hex()}")
+        if not digest or not data or digest_of(data) != digest:
             return None
-        index = Index.decode(index_data)
-        digest = self._store.add_lazy(index, index_data)
+        try:
+            index = Index.decode(data)
+        except IndexInvalid as error:
+            logger.warning("%s: index %s: %s", tier.describe(), digest.short, error)
+            return None
+        self._store.add_lazy(index, data)
         with ThreadPoolExecutor(1) as beside:
             telling = beside.submit(self._tell, tier, digest)
             self._store.ensure_metadata(digest, index)
@@ -88,10 +96,40 @@ class ImageTiers:
         self._on_index(index)
 
     def _copy_profiles(self, tier: Tier, index: Digest) -> None:
-        for name in tier.list_named(f"profiles/{index.hex()}-"):
-            data, path = tier.get_named(name), self._store.root / name
-            if data is not None and not path.exists():
-                path.write_bytes(data)
+        """As far as they are to be had: nothing depends on them."""
+        from devloop.cafs.tiers import TierError
+
+        try:
+            for name in tier.list_named(f"profiles/{index.hex()}-"):
+                self._take_profile(name, tier.get_named(name))
+        except TierError as error:
+            logger.warning("%s", error)
+
+    def _take_profile(self, path: str, data: bytes | None) -> None:
+        """Unless it is none, or one is here already."""
+        if data is None or (self._store.root / path).exists():
+            return
+        with contextlib.suppress(ProfileInvalid):
+            name = Profile.decode(data).name
+            if path == f"profiles/{name}":
+                self._store.put_profile(name, data, most=MOST_OF_AN_IMAGE)
+
+
+def _manifest_of(data: bytes | None) -> str | None:
+    """What a tier's file says that a reference stands for, if that is a manifest."""
+    try:
+        fields = json.loads(data or b"")
+    except (ValueError, RecursionError):
+        return None
+    found = fields.get("manifest") if isinstance(fields, dict) else None
+    return found if isinstance(found, str) and DIGEST.fullmatch(found) else None
+
+
+def _digest_in(data: bytes | None) -> Digest | None:
+    try:
+        return Digest.fromhex((data or b"").decode())
+    except ValueError:
+        return None
 
 
 def _asked(tier: Tier, name: str) -> bytes | None:
