@@ -16,7 +16,7 @@ from tests.images.programs import small_root
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.fuse.check import check_fuse
 
-from .box import wait_until
+from .box import Up, wait_until
 
 if TYPE_CHECKING:
     from .box import Box
@@ -100,6 +100,26 @@ def _groups_of_servers(box: Box) -> list[str]:
     family = [Path(f"/proc/{one.pid}") for one in box.agent().children(recursive=True)]
     servers = [one for one in family if b"devloop.cafs.fuse" in (one / "cmdline").read_bytes()]
     return [(one / "cgroup").read_text() for one in servers]
+
+
+def test_a_place_that_does_not_answer_is_told_when_the_image_comes(
+    own_box: Box, tmp_path: Path
+) -> None:
+    write_layout(tmp_path / "layout", [Image([layer(small_root("sh"))])])
+    project = own_box.project()
+    (project / "devloop.toml").write_text(
+        f'image = "oci:{tmp_path}/layout"\nstore = ["http://127.0.0.1:1"]\n'
+    )
+    told = "no place in `store` gave"
+    pulled = own_box.run(project, "image", "pull")
+    assert (pulled.code, told in pulled.stderr) == (0, True), pulled
+    assert told not in own_box.exec(project, "sh", "-c", "exit 0").stderr
+    own_box.run(project, "down")
+    own_box.run(project, "image", "rm")
+
+    up = Up(own_box, project, "--", "sh", "-c", "echo on")
+    up.out.wait_for("on")
+    assert told in up.leave()
 
 
 def _fuse_mounts(box: Box) -> list[str]:

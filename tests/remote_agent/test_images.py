@@ -13,14 +13,16 @@ from tests.images.layout import layer, write_layout
 from tests.images.meddler import meddle
 from tests.images.registry import missing_program, start_registry
 
-from devloop.cafs.images import Image, ImageMissing
-from devloop.remote_agent.images import ImageBusy, Images, Told, Wish
+from devloop.cafs.images import ImageMissing
+from devloop.remote_agent.images import Brought, ImageBusy, Images, Told, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.images.meddler import Ask
+
+    from devloop.cafs.images import Image
 
 
 @pytest.fixture
@@ -37,8 +39,12 @@ def wish(tmp_path: Path) -> Wish:
 
 
 async def ensured(images: Images, wish: Wish, *, refresh: bool = False) -> Image:
+    return (await brought(images, wish, refresh=refresh)).image
+
+
+async def brought(images: Images, wish: Wish, *, refresh: bool = False) -> Brought:
     async for state in images.ensure(wish, refresh=refresh):
-        if isinstance(state, Image):
+        if isinstance(state, Brought):
             return state
     raise AssertionError("it ended without an image")
 
@@ -91,6 +97,39 @@ class TestTiers:
         image = await ensured(images, replace(wish, store=(f"file://{tier}",)))
         assert not images.store.is_complete(image.index_digest)
         assert not list((images.root / "profiles").iterdir())
+
+
+class TestNotes:
+    async def test_who_asks_places_that_do_not_have_it_is_told_why_all_of_it_came(
+        self, images: Images, wish: Wish, tmp_path: Path
+    ) -> None:
+        (tmp_path / "empty/blobs").mkdir(parents=True)
+        urls = (f"file://{tmp_path}/none", f"file://{tmp_path}/empty", "http://127.0.0.1:1")
+        found = await brought(images, replace(wish, store=urls))
+        assert found.notes == (
+            f"no place in `store` gave {wish.reference} "
+            f"(file://{tmp_path}/none: there is no blob store; "
+            f"file://{tmp_path}/empty: does not have it; "
+            "http://127.0.0.1:1: Connection refused): all of it is fetched",
+        )
+        assert (await brought(images, replace(wish, store=urls))).notes == ()
+
+    async def test_a_place_that_does_not_answer_is_told_where_another_one_does(
+        self, images: Images, wish: Wish, tier: Path
+    ) -> None:
+        urls = ("http://127.0.0.1:1", f"file://{tier}")
+        found = await brought(images, replace(wish, store=urls))
+        assert found.notes == ("store: http://127.0.0.1:1: Connection refused",)
+        assert not images.store.is_complete(found.image.index_digest)
+
+    async def test_who_says_what_it_is_is_told_where_that_is_not_the_registry(
+        self, images: Images, wish: Wish, tier: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "layout/index.json").unlink()
+        found = await brought(images, replace(wish, store=(f"file://{tier}",)), refresh=True)
+        (note,) = found.notes
+        assert note.endswith(f"{wish.reference} is what file://{tier} says that it is")
+        assert note.startswith(f"{tmp_path}/layout is no OCI layout: ")
 
 
 class TestRemoval:
@@ -194,7 +233,7 @@ class TestGivenUp:
         pull.is_abandoned = True  # as its thread has seen it
         stall.over.set()
         states = [state async for state in joined]
-        assert isinstance(states[-1], Image)
+        assert isinstance(states[-1], Brought)
 
 
 async def given_up(images: Images, wish: Wish, stall: Stall) -> None:

@@ -48,6 +48,7 @@ __all__ = [
     "run_spec",
     "say",
     "say_kept",
+    "say_notes",
     "say_problems",
     "say_saved_aside",
     "shell_words",
@@ -291,6 +292,12 @@ def _lease_s(on_disconnect: str | float, *, is_local: bool) -> float:
 
 def say(text: str) -> None:
     status_line.write(f"devloop: {printable(text)}\n")
+
+
+def say_notes(progress: Progress) -> None:
+    """What an image's way to the box is worth a line."""
+    for note in progress.take_notes():
+        say(note)
 
 
 def say_problems(problems: Sequence[Problem]) -> None:

@@ -22,6 +22,7 @@ from .common import (
     run_spec,
     say,
     say_kept,
+    say_notes,
     say_problems,
     say_saved_aside,
 )
@@ -57,8 +58,9 @@ async def _exec(args: argparse.Namespace, config: Config) -> int:
     shown = contextlib.nullcontext() if args.quiet else shown_progress(progress)
     async with shown, open_session(config, progress) as session:
         spec = _spec(args, config, session.owner)
-        if not args.quiet and session.last_scan is not None:
-            say_problems(session.last_scan.problems)
+        if not args.quiet:
+            say_notes(session.progress)
+            say_problems(session.last_scan.problems if session.last_scan is not None else ())
         pushed = await _push(session, spec, quiet=args.quiet)
         started = pushed.applied.run
         assert started is not None, "an applied push with a spec has a run"

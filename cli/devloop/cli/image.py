@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from devloop.sync.progress import Progress
 
-from .common import config_of, image_source, open_connection, say
+from .common import config_of, image_source, open_connection, say, say_notes
 from .config import HOST_IMAGE
 from .errors import UsageError
 from .progress import shown_progress
@@ -81,7 +81,8 @@ async def _pull(calls: ImageCalls, config: Config, references: Sequence[str]) ->
         async with shown_progress(progress):
             with progress.during("image"):
                 source = image_source(config, reference)
-                image = await calls.ensure(source, progress.image, refresh=True)
+                image = await calls.ensure(source, progress, refresh=True)
+        say_notes(progress)
         took_s = time.monotonic() - began_s
         say(f"{image.reference} is {_short(image)}, after {took_s:.1f} s")
     return 0

@@ -23,6 +23,7 @@ from .common import (
     open_session,
     run_spec,
     say,
+    say_notes,
     say_problems,
     say_saved_aside,
     workspace_ref,
@@ -62,10 +63,10 @@ async def _shell(args: argparse.Namespace, config: Config, command: tuple[str, .
         async with open_connection(config, start=True) as connection:
             workspace = workspace_ref(config)
             if (container := container_of(config)) is not None:
-                client = connection.client
-                spec = spec._replace(
-                    container=await ensured(client, container, workspace, Progress())
-                )
+                progress = Progress()
+                placed = await ensured(connection.client, container, workspace, progress)
+                spec = spec._replace(container=placed)
+                say_notes(progress)
             return await _attach(config, connection, workspace, spec)
     async with open_session(config) as session:
         await _sync(session)
@@ -94,6 +95,7 @@ def _spec(args: argparse.Namespace, config: Config, command: tuple[str, ...]) ->
 
 
 async def _sync(session: Session) -> None:
+    say_notes(session.progress)
     if session.last_scan is not None:
         say_problems(session.last_scan.problems)
     applied = (await session.push()).applied

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devloop.cafs.fuse.check import FuseMissing, check_fuse
-from devloop.cafs.images import Image
 from devloop.proto.v1 import agent_pb2 as pb
 
 from .agent import InvalidRequest
 from .container.cgroups import limit_files, missing_limits
 from .container.check import check_containers
 from .container_request import mount_level
-from .images import Wish
+from .images import Brought, Wish
 
 if TYPE_CHECKING:
+    from devloop.cafs.images import Image
+
     from .agent import Agent
     from .images import Images
 
@@ -36,9 +37,10 @@ async def ensure_image(agent: Agent, request: pb.EnsureImageRequest, context: An
     telling = agent.images.ensure(wish, refresh=request.refresh)
     async with contextlib.aclosing(telling) as states:
         async for state in states:
-            if isinstance(state, Image):
+            if isinstance(state, Brought):
                 await probing
-                await context.write(pb.EnsureImageReply(image=_message(agent.images, state)))
+                image = _message(agent.images, state.image)
+                await context.write(pb.EnsureImageReply(image=image, notes=state.notes))
                 return
             await context.write(
                 pb.EnsureImageReply(

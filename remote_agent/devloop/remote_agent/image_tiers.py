@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageTiers"]
 
-logger = logging.getLogger(__name__)
-
 
 class ImageTiers:
     """Nearest first. For one thread at a time."""
@@ -43,6 +40,9 @@ class ImageTiers:
         self._store = store
         self._on_index = on_index
         self._tiers = [open_tier(url) for url in urls]
+        self._why_not: dict[Tier, str] = {}
+        self._silent: set[Tier] = set()
+        self._giver: Tier | None = None
 
     def __len__(self) -> int:
         return len(self._tiers)
@@ -57,39 +57,79 @@ class ImageTiers:
     def image(self, name: str) -> Image | None:
         """What a tier says that the name stands for, once its index is here."""
         for tier in self._tiers:
-            manifest = _manifest_of(_asked(tier, f"refs/{digest_of(name.encode()).hex()}.json"))
+            data = self._asked(tier, f"refs/{digest_of(name.encode()).hex()}.json")
+            manifest = _manifest_of(data)
             if manifest is None:
+                self._note_senseless(tier, data)
                 continue
             index = self._store.index_of_manifest(manifest) or self._index_of(manifest, tier)
             if index is not None:
+                self._giver = tier
                 return self._store.name(name, manifest, index)
         return None
 
     def index(self, manifest: str) -> Digest | None:
         """The index alone, from the first tier that has the image. Blobs follow as needed."""
+        self._giver = None
         for tier in self._tiers:
             if (index := self._index_of(manifest, tier)) is not None:
+                self._giver = tier
                 return index
         return None
+
+    @property
+    def giver(self) -> str:
+        """Who has given the image last; empty: nobody."""
+        return self._giver.describe() if self._giver is not None else ""
+
+    def notes(self, name: str) -> list[str]:
+        """What the user should know: who did not answer, and whether nobody has the image."""
+        if self._giver is not None:
+            return [f"store: {tier.describe()}: {why}" for tier, why in self._why_not.items()]
+        reasons = [
+            f"{tier.describe()}: {self._why_not.get(tier, 'does not have it')}"
+            for tier in self._tiers
+        ]
+        told = "; ".join(reasons)
+        return [f"no place in `store` gave {name} ({told}): all of it is fetched"] if told else []
 
     def _index_of(self, manifest: str, tier: Tier) -> Digest | None:
         from devloop.cafs.index import Index, IndexInvalid
 
-        digest = _digest_in(_asked(tier, f"manifests/{manifest.replace(':', '-')}"))
-        data = digest and _asked(tier, f"indexes/{digest.hex()}")
-        if not digest or not data or digest_of(data) != digest:
+        data = self._asked(tier, f"manifests/{manifest.replace(':', '-')}")
+        digest = _digest_in(data)
+        encoded = digest and self._asked(tier, f"indexes/{digest.hex()}")
+        if not digest or not encoded or digest_of(encoded) != digest:
+            self._note_senseless(tier, data)
             return None
         try:
-            index = Index.decode(data)
-        except IndexInvalid as error:
-            logger.warning("%s: index %s: %s", tier.describe(), digest.short, error)
+            index = Index.decode(encoded)
+        except IndexInvalid:
+            self._note_senseless(tier, data)
             return None
-        self._store.add_lazy(index, data)
+        self._store.add_lazy(index, encoded)
         with ThreadPoolExecutor(1) as beside:
             telling = beside.submit(self._tell, tier, digest)
             self._store.ensure_metadata(digest, index)
             telling.result()
         return digest
+
+    def _asked(self, tier: Tier, name: str) -> bytes | None:
+        """None also when it does not answer: another one may, and the registry."""
+        from devloop.cafs.tiers import TierUnreachable
+
+        if tier in self._silent:
+            return None  # each question would take as long
+        try:
+            return tier.get_named(name)
+        except TierUnreachable as error:
+            self._silent.add(tier)
+            self._why_not[tier] = error.reason
+            return None
+
+    def _note_senseless(self, tier: Tier, data: bytes | None) -> None:
+        if data is not None:
+            self._why_not.setdefault(tier, "what it has of it is damaged")
 
     def _tell(self, tier: Tier, index: Digest) -> None:
         self._copy_profiles(tier, index)
@@ -99,11 +139,9 @@ class ImageTiers:
         """As far as they are to be had: nothing depends on them."""
         from devloop.cafs.tiers import TierError
 
-        try:
+        with contextlib.suppress(TierError):
             for name in tier.list_named(f"profiles/{index.hex()}-"):
                 self._take_profile(name, tier.get_named(name))
-        except TierError as error:
-            logger.warning("%s", error)
 
     def _take_profile(self, path: str, data: bytes | None) -> None:
         """Unless it is none, or one is here already."""
@@ -129,15 +167,4 @@ def _digest_in(data: bytes | None) -> Digest | None:
     try:
         return Digest.fromhex((data or b"").decode())
     except ValueError:
-        return None
-
-
-def _asked(tier: Tier, name: str) -> bytes | None:
-    """None also when it does not answer: another one may, and the registry."""
-    from devloop.cafs.tiers import TierUnreachable
-
-    try:
-        return tier.get_named(name)
-    except TierUnreachable as error:
-        logger.warning("%s", error)
         return None

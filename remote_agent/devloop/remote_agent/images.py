@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .image_details import ImageDetails
 
-__all__ = ["ImageBusy", "ImageStep", "Images", "Told", "Wish"]
+__all__ = ["Brought", "ImageBusy", "ImageStep", "Images", "Told", "Wish"]
 
 DOCKER_HUB = "docker.io"
 _PATH_KINDS = ("oci", "oci-archive", "docker-archive")
@@ -86,6 +86,14 @@ class Told:
     layers: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """`notes`: what the user should know of how it came, a line each."""
+
+    image: Image
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(slots=True, eq=False)
 class _Pull:
     """Work that several clients may wait for; the last one that leaves ends it."""
@@ -94,7 +102,9 @@ class _Pull:
     followers: int = 0
     is_for_run: bool = False
     is_abandoned: bool = False
-    task: asyncio.Task[Image] | None = None
+    task: asyncio.Task[Brought] | None = None
+    notes: list[str] = field(default_factory=list)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def tell(self, told: Told) -> None:
         """From the threads that do the work. Raises _Abandoned."""
@@ -131,13 +141,13 @@ class Images:
 
     async def ensure(
         self, wish: Wish, *, refresh: bool = False
-    ) -> AsyncGenerator[Told | Image, None]:
+    ) -> AsyncGenerator[Told | Brought, None]:
         """How far it is, several times a second; then the image, once runs may name it.
 
         Without `refresh` a run comes next: until then nobody removes it.
         """
         if not refresh and (image := await self._found(wish)) is not None:
-            yield image
+            yield Brought(image)
             return
         while True:
             pull = await self._joined(wish)
@@ -167,13 +177,13 @@ class Images:
             pull.is_abandoned = False  # one that was given up goes on, unless it has noticed
             return pull
 
-    async def _pull(self, wish: Wish, pull: _Pull) -> Image:
+    async def _pull(self, wish: Wish, pull: _Pull) -> Brought:
         """Raises DevloopErrors and _Abandoned."""
         try:
             image = await asyncio.to_thread(self._bring_in, wish, pull)
             if pull.is_for_run:
                 self._holds.keep(image.index_digest)
-            return image
+            return Brought(image, tuple(pull.notes))
         finally:
             del self._pulls[wish]
 
@@ -221,16 +231,22 @@ class Images:
             told = beside.submit(tiers.image, name)
             try:
                 source = _open_source(wish)
-            except DevloopError:
+            except DevloopError as error:
                 # It is not to be had there: what it was, as far as a tier knows.
                 if (image := told.result()) is None:
                     raise
+                pull.notes = [
+                    f"{error}: {name} is what {tiers.giver} says that it is",
+                    *tiers.notes(name),
+                ]
                 return self._ready(image, pull)
             with contextlib.closing(source):
                 told.result()
                 index = self.store.index_of_manifest(source.manifest_digest)
-                if index is None or not (tiers or self.store.is_complete(index)):
+                is_whole = index is not None and self.store.is_complete(index)
+                if index is None or not (tiers or is_whole):
                     index = tiers.index(source.manifest_digest)
+                pull.notes = [] if is_whole else tiers.notes(name)
                 if index is None:
                     index = self.store.add(self._ingest(source, pull))
                 return self._ready(self.store.name(name, source.manifest_digest, index), pull)
@@ -375,7 +391,7 @@ class Images:
         return await asyncio.to_thread(verify)
 
 
-def _heard(task: asyncio.Task[Image]) -> None:
+def _heard(task: asyncio.Task[Brought]) -> None:
     """Of a pull that was given up nobody asks how it ended."""
     if not task.cancelled():
         task.exception()

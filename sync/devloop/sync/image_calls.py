@@ -13,15 +13,15 @@ from devloop.proto.v1 import agent_pb2 as pb
 from .agent_errors import RemoteError
 from .client import call_errors
 from .images import Collected, Image, ImageDetails, ImageProfile, Pushed
-from .progress import ImagePhase
 from .upkeep import Verified
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from devloop.proto.v1 import agent_pb2_grpc
 
     from .images import ImageSource
+    from .progress import ImagePhase, Progress
 
 __all__ = ["ImageCalls"]
 
@@ -42,13 +42,13 @@ class ImageCalls:
     async def ensure(
         self,
         source: ImageSource,
-        tell: Callable[[ImagePhase, int, int], None],
+        progress: Progress,
         *,
         workspace_id: str = "",
         refresh: bool = False,
         command: tuple[bytes, ...] = (),
     ) -> Image:
-        """Returns when runs may name the image. `tell` hears a phase and bytes, done and in all.
+        """Returns when runs may name the image. `progress` has how far it is, and notes.
         `command`: what will probably run."""
         request = pb.EnsureImageRequest(
             source=pb.ImageSource(
@@ -64,9 +64,10 @@ class ImageCalls:
         with call_errors():
             async for reply in self._stub.EnsureImage(request):
                 if reply.HasField("image"):
+                    progress.notes += reply.notes
                     return _image(reply.image)
                 phase = _PHASES.get(reply.step, "fetching")
-                tell(phase, reply.done_bytes, reply.total_bytes)
+                progress.image(phase, reply.done_bytes, reply.total_bytes)
         raise RemoteError("Ended", f"the agent did not say what became of {source.reference}", "")
 
     async def list(self) -> tuple[list[Image], int]:

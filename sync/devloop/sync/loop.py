@@ -251,6 +251,8 @@ class Loop:
     async def _stay_connected(self) -> None:
         while True:
             await self.events.put(Connected(self._session.facts))
+            for note in self._session.progress.take_notes():
+                await self.events.put(Notice(note))
             try:
                 await self._work_attached()
             except* AgentGone as group:

@@ -41,6 +41,7 @@ class Progress:
         self.image_phase: ImagePhase = "resolving"
         self.image_bytes = 0
         self.image_total_bytes = 0  # 0: not known yet
+        self.notes: list[str] = []  # of how the image came, for a line each
         self._steps: list[Step] = []  # under way, in the order in which they were begun
         self._holds = 0
         self._ended_s = -PAUSE_S
@@ -94,6 +95,11 @@ class Progress:
         self.install_phase = phase
         self.sent_bytes, self.total_bytes = sent_bytes, total_bytes
         self._tell()
+
+    def take_notes(self) -> list[str]:
+        """Those that nobody has taken yet."""
+        notes, self.notes = self.notes, []
+        return notes
 
     def image(self, phase: ImagePhase, done_bytes: int, total_bytes: int) -> None:
         """Of the step `image`, so far."""

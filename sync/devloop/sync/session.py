@@ -266,7 +266,7 @@ async def ensured(
 ) -> Container:
     """The container with the index of its image, once runs may name it."""
     image = await client.images().ensure(
-        container.source, progress.image, workspace_id=workspace.id, command=command
+        container.source, progress, workspace_id=workspace.id, command=command
     )
     return container._replace(index_digest=image.index_digest)
 

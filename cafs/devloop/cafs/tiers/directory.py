@@ -74,6 +74,7 @@ class DirectoryTier:
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise self._unreachable(error) from error
+            self._check_root()
             return None
 
     def list_named(self, prefix: str) -> list[str]:

@@ -2751,6 +2751,7 @@ class EnsureImageReply(_message.Message):
     DONE_LAYERS_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     step: Global___ImageStep.ValueType
     done_bytes: _builtins.int
     """compressed, as they travel"""
@@ -2760,6 +2761,10 @@ class EnsureImageReply(_message.Message):
     layers: _builtins.int
     @_builtins.property
     def image(self) -> Global___Image: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """with `image`: what the user should know of how it came"""
+
     def __init__(
         self,
         *,
@@ -2769,10 +2774,11 @@ class EnsureImageReply(_message.Message):
         done_layers: _builtins.int = ...,
         layers: _builtins.int = ...,
         image: Global___Image | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_bytes", b"done_bytes", "done_layers", b"done_layers", "image", b"image", "layers", b"layers", "step", b"step", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_bytes", b"done_bytes", "done_layers", b"done_layers", "image", b"image", "layers", b"layers", "notes", b"notes", "step", b"step", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
