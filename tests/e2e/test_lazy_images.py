@@ -102,6 +102,20 @@ def _groups_of_servers(box: Box) -> list[str]:
     return [(one / "cgroup").read_text() for one in servers]
 
 
+def test_a_pull_brings_all_of_it_also_where_files_come_as_they_are_touched(
+    box: Box, own_box: Box, tmp_path: Path
+) -> None:
+    project = lazy_project(box, own_box, tmp_path)
+    assert own_box.exec(project, "cat", "/opt/data/7").text == "7\n" * MARKER
+    refused = own_box.run(project, "image", "push", "--to", f"file://{tmp_path}/other")
+    refused.assert_error("are not on this box")
+    assert not is_complete(own_box)
+    assert own_box.run(project, "image", "pull").code == 0
+    assert is_complete(own_box)
+    assert own_box.run(project, "image", "push", "--to", f"file://{tmp_path}/other").code == 0
+    assert own_box.exec(project, "cat", "/opt/data/8").text == "8\n" * MARKER
+
+
 def test_a_place_that_does_not_answer_is_told_when_the_image_comes(
     own_box: Box, tmp_path: Path
 ) -> None:

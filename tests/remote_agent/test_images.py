@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tests.images.layout import layer, write_layout
 from tests.images.meddler import meddle
 from tests.images.registry import missing_program, start_registry
 
+from devloop.cafs.digest import digest_of
 from devloop.cafs.images import ImageMissing
 from devloop.remote_agent.images import Brought, ImageBusy, Images, Told, Wish
 
@@ -52,12 +54,28 @@ async def brought(images: Images, wish: Wish, *, refresh: bool = False) -> Broug
 @pytest.fixture
 async def tier(tmp_path: Path, wish: Wish) -> Path:
     """A folder to which another box has pushed the image."""
-    other = Images(tmp_path / "other")
+    await pushed(wish, tmp_path / "tier")
+    return tmp_path / "tier"
+
+
+async def pushed(wish: Wish, folder: Path) -> None:
+    other = Images(folder.with_name("other"))
     await ensured(other, wish)
-    async for _ in other.push(wish.reference, f"file://{tmp_path}/tier"):
+    async for _ in other.push(wish.reference, f"file://{folder}"):
         pass
     other.close()
-    return tmp_path / "tier"
+
+
+def biggest(store: Path) -> Path:
+    """The largest blob of a tier or layout."""
+    return max(store.glob("blobs/*/*"), key=lambda path: path.stat().st_size)
+
+
+def spoil(file: Path, at: int = 0) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(data)
 
 
 class TestTiers:
@@ -97,6 +115,64 @@ class TestTiers:
         image = await ensured(images, replace(wish, store=(f"file://{tier}",)))
         assert not images.store.is_complete(image.index_digest)
         assert not list((images.root / "profiles").iterdir())
+
+
+class TestWhole:
+    """A pull of an image that tiers have, too."""
+
+    @pytest.fixture
+    def large(self, tmp_path: Path) -> Wish:
+        files = {f"data/{n}": b"%d" % n for n in range(700)} | {"large": b"x" * (3 << 20)}
+        write_layout(tmp_path / "large", [LayoutImage([layer(files)])])
+        return Wish(f"oci:{tmp_path}/large:latest")
+
+    @pytest.fixture
+    async def tiers(self, tmp_path: Path, large: Wish) -> tuple[Path, Path]:
+        await pushed(large, tmp_path / "a")
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        return tmp_path / "a", tmp_path / "b"
+
+    @pytest.fixture
+    def pull(self, large: Wish, tiers: tuple[Path, Path]) -> Wish:
+        return replace(large, store=tuple(f"file://{tier}" for tier in tiers))
+
+    async def test_every_blob_comes_from_the_tiers(
+        self, images: Images, pull: Wish, tiers: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        spoil(biggest(tiers[0]))
+        spoil(biggest(tmp_path / "large"), at=1000)  # no layer can be read
+        assert not images.store.is_complete((await ensured(images, pull)).index_digest)
+        told = [state async for state in images.ensure(pull, refresh=True)]
+        assert isinstance(found := told[-1], Brought)
+        assert images.store.is_complete(found.image.index_digest)
+        assert list(images.store.verify()) == []
+        assert not list(images.root.glob("blobs/*/.tmp*"))
+        steps = [state for state in told if isinstance(state, Told)]
+        assert all(step.done_bytes <= max(step.total_bytes, 0) for step in steps)
+
+    async def test_what_no_tier_has_any_more_is_fetched_as_ever(
+        self, images: Images, pull: Wish, tiers: tuple[Path, Path]
+    ) -> None:
+        for tier in tiers:
+            biggest(tier).unlink()
+        found = await brought(images, pull, refresh=True)
+        assert images.store.is_complete(found.image.index_digest)
+        (note,) = found.notes
+        assert "cannot be had" in note
+
+    async def test_without_the_registry_it_is_whole_or_an_error(
+        self, images: Images, pull: Wish, tiers: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        shutil.rmtree(tmp_path / "large")
+        for tier in tiers:
+            biggest(tier).rename(tier / "kept")
+        with pytest.raises(ImageMissing, match=r"large.*cannot be had"):
+            await ensured(images, pull, refresh=True)
+        name = digest_of(b"x" * (3 << 20)).hex()
+        (tiers[1] / "kept").rename(tiers[1] / "blobs" / name[:2] / name[2:])
+        found = await brought(images, pull, refresh=True)
+        assert images.store.is_complete(found.image.index_digest)
+        assert found.notes[0].endswith(f"is what file://{tiers[0]} says that it is")
 
 
 class TestNotes:

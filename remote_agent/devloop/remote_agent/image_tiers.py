@@ -15,6 +15,7 @@ from devloop.cafs.digest import Digest, digest_of
 from devloop.cafs.oci.reference import DIGEST
 from devloop.cafs.profile import Profile, ProfileInvalid
 
+from .image_blobs import bring_blobs
 from .image_profiles import MOST_OF_AN_IMAGE
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ class ImageTiers:
                 self._giver = tier
                 return index
         return None
+
+    def bring(self, index: Digest, tell: Callable[[int, int], None]) -> None:
+        """All that the index lacks here. Raises as `bring_blobs` does."""
+        from devloop.cafs.tiers import Tiers
+
+        bring_blobs(self._store, index, Tiers(self._tiers), tell)
 
     @property
     def giver(self) -> str:

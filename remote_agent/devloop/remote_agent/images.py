@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property, partial
 from pathlib import Path
@@ -65,7 +65,10 @@ class ImageStep(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Wish:
     """An image, and where it may come from. `workspace`: where a relative path starts; `command`:
-    what will probably run in it."""
+    what will probably run in it.
+
+    `whole`: with every blob, also where a tier has them.
+    """
 
     reference: str
     store: tuple[str, ...] = ()
@@ -73,6 +76,7 @@ class Wish:
     insecure: tuple[str, ...] = ()
     workspace: Path | None = None
     command: tuple[bytes, ...] = field(default=(), compare=False)
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +148,10 @@ class Images:
     ) -> AsyncGenerator[Told | Brought, None]:
         """How far it is, several times a second; then the image, once runs may name it.
 
-        Without `refresh` a run comes next: until then nobody removes it.
+        `refresh`: all of what the reference stands for now. Without, a run comes next: until then
+        nobody removes it.
         """
+        wish = replace(wish, whole=wish.whole or refresh)
         if not refresh and (image := await self._found(wish)) is not None:
             yield Brought(image)
             return
@@ -221,7 +227,7 @@ class Images:
 
     def _is_usable(self, image: Image, wish: Wish) -> bool:
         """One of which blobs are missing needs a tier to have them from."""
-        return bool(wish.store) or self.store.is_complete(image.index_digest)
+        return bool(wish.store and not wish.whole) or self.store.is_complete(image.index_digest)
 
     def _bring_in(self, wish: Wish, pull: _Pull) -> Image:
         """In a thread. Raises DevloopErrors and _Abandoned."""
@@ -235,25 +241,63 @@ class Images:
                 # It is not to be had there: what it was, as far as a tier knows.
                 if (image := told.result()) is None:
                     raise
-                pull.notes = [
-                    f"{error}: {name} is what {tiers.giver} says that it is",
-                    *tiers.notes(name),
-                ]
+                self._take(image, error, wish, tiers, pull)
                 return self._ready(image, pull)
             with contextlib.closing(source):
                 told.result()
-                index = self.store.index_of_manifest(source.manifest_digest)
-                is_whole = index is not None and self.store.is_complete(index)
-                if index is None or not (tiers or is_whole):
-                    index = tiers.index(source.manifest_digest)
-                pull.notes = [] if is_whole else tiers.notes(name)
-                if index is None:
-                    index = self.store.add(self._ingest(source, pull))
+                index = self._index_of(source, wish, tiers, pull)
                 return self._ready(self.store.name(name, source.manifest_digest, index), pull)
+
+    def _take(
+        self, image: Image, error: DevloopError, wish: Wish, tiers: ImageTiers, pull: _Pull
+    ) -> None:
+        """An image of which tiers alone say what it is, since the registry said `error`."""
+        from devloop.cafs.tiers import BlobUnavailable
+
+        said = f"{error}: {image.reference} is what {tiers.giver} says that it is"
+        pull.notes = [said, *tiers.notes(image.reference)]
+        try:
+            if wish.whole:
+                self._bring_blobs(image.index_digest, tiers, pull)
+        except BlobUnavailable as gap:
+            raise ImageMissing(f"{error}; {gap}", hint=error.hint) from gap
+
+    def _index_of(self, source: ImageSource, wish: Wish, tiers: ImageTiers, pull: _Pull) -> Digest:
+        """The image's, from the nearest who has it, once blobs are here as the wish has it."""
+        index = self.store.index_of_manifest(source.manifest_digest)
+        if index is not None and self.store.is_complete(index):
+            return index
+        if index is None:
+            index = tiers.index(source.manifest_digest)
+        if index is not None and tiers and not wish.whole:
+            pull.notes = tiers.notes(_name_of(wish)) if tiers.giver else []
+            return index
+        pull.notes = tiers.notes(_name_of(wish))
+        if index is not None and tiers and self._are_brought(index, tiers, pull):
+            return index
+        return self.store.add(self._ingest(source, pull))
+
+    def _are_brought(self, index: Digest, tiers: ImageTiers, pull: _Pull) -> bool:
+        from devloop.cafs.tiers import BlobUnavailable
+
+        try:
+            self._bring_blobs(index, tiers, pull)
+        except BlobUnavailable as error:
+            pull.notes.append(f"{error}: all of it is fetched")
+            return False
+        return True
+
+    def _bring_blobs(self, index: Digest, tiers: ImageTiers, pull: _Pull) -> None:
+        def tell(done_bytes: int, total_bytes: int) -> None:
+            pull.tell(Told(ImageStep.FETCHING, done_bytes, total_bytes))
+
+        if not self.store.is_complete(index):
+            tiers.bring(index, tell)
 
     def _tiers(self, wish: Wish, pull: _Pull) -> ImageTiers:
         def on_index(index: Digest) -> None:
-            self.on_lazy(index, wish.command)
+            if not wish.whole:
+                self.on_lazy(index, wish.command)
 
         return ImageTiers(self.store, wish.store, on_index)
 
@@ -329,7 +373,7 @@ class Images:
         if missing := self.store.missing(index):
             raise ImageMissing(
                 f"{len(missing):,} blobs of {image.reference} are not on this box",
-                hint="`devloop image pull` without `store` brings in all of it",
+                hint="`devloop image pull` brings in all of it",
             )
         tier = open_tier(url)
         try:
