@@ -40,7 +40,8 @@ def test_an_image_is_found_by_its_reference_and_by_its_index(store: ImageStore) 
     digest = store.add(image_of(store, b"one"))
     named = store.name("example/one:latest", "sha256:" + "1" * 64, digest)
     assert store.find("example/one:latest") == named
-    assert store.find(digest.hex()[:12]) == named
+    assert store.of_index(digest.hex()[:12]) == store.of_index(digest.hex()) == [named]
+    assert store.of_index(digest.hex()[:11]) == store.of_index("f" * 12) == []
     assert store.find("example/other:latest") is None
     assert store.index(digest).names[1][0] == b"f1"
     assert store.index_of_manifest("sha256:" + "1" * 64) == digest

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from tests.images.bases import debian_base
+from tests.images.layout import Image, layer, write_layout
 from tests.images.registry import missing_program, start_registry
 
 from devloop.cafs.digest import digest_of
@@ -261,6 +262,38 @@ class TestImageVerbs:
         assert own_box.run(project, "image", "rm", train).code == 0
         assert not list((own_box.state_dir / "images/blobs").glob("??/*"))
         own_box.run(project, "image", "inspect", train).assert_error(train)
+
+    def test_a_layout_and_an_index_are_named_alike_for_every_verb(
+        self, own_box: Box, tmp_path: Path
+    ) -> None:
+        project = own_box.project()
+        write_layout(project / "lay", [Image([layer({"etc/name": b"x"})])])
+        (project / "devloop.toml").write_text('image = "oci:./lay"\n')
+        for words in (["oci:./lay"], []):
+            assert own_box.run(project, "image", "pull", *words).code == 0
+            done = own_box.run(project, "image", "inspect", *words)
+            assert done.text.startswith(f"oci:{project}/lay\n"), done
+            pushed = own_box.run(project, "image", "push", *words, "--to", f"file://{tmp_path}/t")
+            assert pushed.code == 0, pushed
+            assert own_box.run(project, "image", "rm", *words).code == 0
+        own_box.run(project, "image", "pull")
+        index = own_box.run(project, "image", "ls").text.splitlines()[1].split()[2]
+        assert own_box.run(project, "image", "inspect", index).text == done.text
+        assert own_box.run(project, "image", "rm", index).code == 0
+        own_box.run(project, "image", "inspect", index).assert_error(index)
+
+    def test_an_index_of_two_images_is_no_name_to_remove_one_by(self, own_box: Box) -> None:
+        project = own_box.project()
+        for name in ("a", "b"):
+            write_layout(project / name, [Image([layer({"etc/name": b"x"})])])
+            assert own_box.run(project, "image", "pull", f"oci:./{name}").code == 0
+        listed = json.loads(own_box.run(project, "image", "ls", "--json").text)["images"]
+        own_box.run(project, "image", "rm", listed[0]["index_digest"]).assert_error("index of oci:")
+
+    def test_an_empty_reference_is_refused_with_a_hint_that_fits(self, own_box: Box) -> None:
+        done = own_box.run(own_box.project(), "image", "pull", "")
+        done.assert_error("empty", code=2)
+        assert "variable" in done.stderr
 
     def test_a_flipped_bit_is_found_named_and_healed_by_a_pull(
         self, own_box: Box, train: str

@@ -61,7 +61,7 @@ async def tier(tmp_path: Path, wish: Wish) -> Path:
 async def pushed(wish: Wish, folder: Path) -> None:
     other = Images(folder.with_name("other"))
     await ensured(other, wish)
-    async for _ in other.push(wish.reference, f"file://{folder}"):
+    async for _ in other.push(wish, f"file://{folder}"):
         pass
     other.close()
 
@@ -115,6 +115,16 @@ class TestTiers:
         image = await ensured(images, replace(wish, store=(f"file://{tier}",)))
         assert not images.store.is_complete(image.index_digest)
         assert not list((images.root / "profiles").iterdir())
+
+
+async def test_a_relative_path_starts_in_the_workspace_for_all_that_is_done_with_an_image(
+    images: Images, wish: Wish, tmp_path: Path
+) -> None:
+    wish = Wish("oci:./layout:latest", workspace=tmp_path)
+    image = await ensured(images, wish, refresh=True)
+    assert image.reference == f"oci:{tmp_path}/layout:latest"
+    assert images.inspect(wish).image == image
+    assert (await images.remove(wish)).removed_blobs == 1
 
 
 class TestWhole:
@@ -211,7 +221,7 @@ class TestNotes:
 class TestRemoval:
     async def test_what_was_pulled_and_is_not_used_goes(self, images: Images, wish: Wish) -> None:
         image = await ensured(images, wish, refresh=True)
-        assert (await images.remove(wish.reference)).removed_blobs == 1
+        assert (await images.remove(wish)).removed_blobs == 1
         with pytest.raises(ImageMissing):
             images.store.config(image.index_digest)
 
@@ -222,7 +232,7 @@ class TestRemoval:
         if is_here:
             await ensured(images, wish, refresh=True)
         image = await ensured(images, wish)
-        assert (await images.remove(wish.reference)).removed_blobs == 0
+        assert (await images.remove(wish)).removed_blobs == 0
         assert images.store.is_complete(image.index_digest)
         assert not images.store.missing(images.store.index(image.index_digest))
 
@@ -231,7 +241,7 @@ class TestRemoval:
     ) -> None:
         image = await ensured(images, wish, refresh=True)
         async with images.holding(image.index_digest):
-            assert (await images.remove(wish.reference)).removed_blobs == 0
+            assert (await images.remove(wish)).removed_blobs == 0
         assert (await images.collect()).removed_blobs == 1
 
     async def test_whoever_asks_while_it_is_removed_has_a_whole_one(
@@ -243,7 +253,7 @@ class TestRemoval:
             wish = Wish(f"oci:{tmp_path}/{number}:latest")
             await ensured(images, wish, refresh=True)
             asking = asyncio.create_task(ensured(images, wish))
-            await images.remove(wish.reference)
+            await images.remove(wish)
             image = await asking
             assert not images.store.missing(images.store.index(image.index_digest))
 

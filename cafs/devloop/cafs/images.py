@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -44,6 +45,7 @@ __all__ = ["Collected", "Image", "ImageMissing", "ImageStore"]
 _FOLDERS = ("indexes", "complete", "refs", "manifests", "metadata", "layers", "profiles")
 _TEMP_PREFIX = ".tmp-"
 _GRACE_S = 3600.0
+_INDEX = re.compile(r"[0-9a-f]{12,64}")
 
 
 class ImageMissing(DevloopError):
@@ -88,12 +90,17 @@ class ImageStore:
     # ------------------------------------------------------------------ names
 
     def find(self, reference: str) -> Image | None:
-        """`reference` is normalised, or an index digest in hex of at least 12 digits."""
-        image = self._read_ref(self._ref_path(reference))
-        return image or next((i for i in self.list() if _is_named(i, reference)), None)
+        """`reference` is normalised."""
+        return self._read_ref(self._ref_path(reference))
+
+    def of_index(self, text: str) -> list[Image]:
+        """Those whose index begins so, in hex: at least 12 digits. The newest first."""
+        if not _INDEX.fullmatch(text):
+            return []
+        return [image for image in self.list() if image.index_digest.hex().startswith(text)]
 
     def get(self, reference: str) -> Image:
-        """As `find`. Raises ImageMissing."""
+        """Raises ImageMissing."""
         image = self.find(reference)
         if image is None:
             raise ImageMissing(f"no image {reference} on this box")
@@ -364,7 +371,3 @@ def _names_one_of(live: set[Digest], text: str) -> bool:
         return Digest.fromhex(text) in live
     except ValueError:
         return False
-
-
-def _is_named(image: Image, text: str) -> bool:
-    return len(text) >= 12 and image.index_digest.hex().startswith(text)

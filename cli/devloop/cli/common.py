@@ -127,7 +127,7 @@ def image_source(config: Config, reference: str) -> ImageSource:
     from devloop.sync.images import ImageSource
 
     kind, colon, path = reference.partition(":")
-    if config.target == LOCAL and kind in PATH_KINDS and colon:
+    if config.target == LOCAL and kind in PATH_KINDS and colon and path[:1] not in "/~":
         reference = f"{kind}:{config.root / path}"
     return ImageSource(reference, config.store, config.registry_mirrors, config.insecure_registries)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from devloop.sync.progress import Progress
 
-from .common import config_of, image_source, open_connection, say, say_notes
+from .common import config_of, image_source, open_connection, say, say_notes, workspace_ref
 from .config import HOST_IMAGE
 from .errors import UsageError
 from .progress import shown_progress
@@ -42,17 +42,18 @@ async def _run(args: argparse.Namespace) -> int:
     references = _references(args, config)
     async with open_connection(config, start=True) as connection:
         calls = connection.client.images()
+        workspace_id = workspace_ref(config).id
         match args.action:
             case "pull":
-                return await _pull(calls, config, references)
+                return await _pull(calls, config, references, workspace_id)
             case "push":
-                return await _push(calls, config, references, args.to)
+                return await _push(calls, config, references, args.to, workspace_id)
             case "ls":
                 return await _list(calls, as_json=args.json)
             case "inspect":
-                return await _inspect(calls, references, as_json=args.json)
+                return await _inspect(calls, references, workspace_id, as_json=args.json)
             case "rm":
-                return await _remove(calls, references)
+                return await _remove(calls, references, workspace_id)
             case "gc":
                 return await _collect(calls)
             case _:
@@ -60,7 +61,7 @@ async def _run(args: argparse.Namespace) -> int:
 
 
 def _references(args: argparse.Namespace, config: Config) -> list[str]:
-    """Those that were named, else the project's own. Raises UsageError."""
+    """Those that were named, else the project's own, as the box takes them. Raises UsageError."""
     if args.action in ("ls", "gc", "verify"):
         if args.words:
             raise UsageError(
@@ -72,16 +73,25 @@ def _references(args: argparse.Namespace, config: Config) -> list[str]:
             f"devloop image {args.action}: which image?",
             hint=f"`devloop image {args.action} python:3.12-slim`, or set `image` in devloop.toml",
         )
-    return args.words or [config.image]
+    if "" in args.words:
+        raise UsageError(
+            f"devloop image {args.action}: one of the references is empty",
+            hint="is a variable that holds it unset?",
+        )
+    return [image_source(config, word).reference for word in args.words or [config.image]]
 
 
-async def _pull(calls: ImageCalls, config: Config, references: Sequence[str]) -> int:
+async def _pull(
+    calls: ImageCalls, config: Config, references: Sequence[str], workspace_id: str
+) -> int:
     for reference in references:
         progress, began_s = Progress(), time.monotonic()
         async with shown_progress(progress):
             with progress.during("image"):
                 source = image_source(config, reference)
-                image = await calls.ensure(source, progress, refresh=True)
+                image = await calls.ensure(
+                    source, progress, workspace_id=workspace_id, refresh=True
+                )
         say_notes(progress)
         took_s = time.monotonic() - began_s
         say(f"{image.reference} is {_short(image)}, after {took_s:.1f} s")
@@ -89,7 +99,11 @@ async def _pull(calls: ImageCalls, config: Config, references: Sequence[str]) ->
 
 
 async def _push(
-    calls: ImageCalls, config: Config, references: Sequence[str], to: str | None
+    calls: ImageCalls,
+    config: Config,
+    references: Sequence[str],
+    to: str | None,
+    workspace_id: str,
 ) -> int:
     place = to or (config.store[0] if config.store else "")
     if not place:
@@ -98,7 +112,7 @@ async def _push(
         )
     for reference in references:
         sent = total_bytes = 0
-        async for pushed in calls.push(reference, place):
+        async for pushed in calls.push(reference, place, workspace_id=workspace_id):
             sent, total_bytes = pushed.sent_blobs, pushed.total_bytes
         say(f"{reference} is at {place}: {sent:,} new blobs of {size(total_bytes)} in all")
     return 0
@@ -127,9 +141,11 @@ def _short(image: Image) -> str:
     return image.index_digest.hex()[:SHORT_DIGITS]
 
 
-async def _inspect(calls: ImageCalls, references: Sequence[str], *, as_json: bool) -> int:
+async def _inspect(
+    calls: ImageCalls, references: Sequence[str], workspace_id: str, *, as_json: bool
+) -> int:
     for reference in references:
-        details = await calls.inspect(reference)
+        details = await calls.inspect(reference, workspace_id=workspace_id)
         if as_json:
             _print(json.dumps(_as_object(details)))
         else:
@@ -179,9 +195,9 @@ def _description(details: ImageDetails) -> list[str]:
     return lines
 
 
-async def _remove(calls: ImageCalls, references: Sequence[str]) -> int:
+async def _remove(calls: ImageCalls, references: Sequence[str], workspace_id: str) -> int:
     for reference in references:
-        freed = await calls.remove(reference)
+        freed = await calls.remove(reference, workspace_id=workspace_id)
         say(f"removed {reference}: {size(freed.freed_bytes)} given back")
     return 0
 

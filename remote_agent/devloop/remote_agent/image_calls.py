@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,20 @@ from .container_request import mount_level
 from .images import Brought, Wish
 
 if TYPE_CHECKING:
-    from devloop.cafs.images import Image
+    from devloop.cafs.images import Collected, Image
 
     from .agent import Agent
     from .images import Images
 
-__all__ = ["check", "ensure_image", "inspect_image", "list_images", "push_image"]
+__all__ = [
+    "check",
+    "collected",
+    "ensure_image",
+    "inspect_image",
+    "list_images",
+    "push_image",
+    "remove_image",
+]
 
 MAX_REFERENCE_CHARS = 4096
 MAX_PLACES = 16
@@ -55,22 +64,25 @@ async def ensure_image(agent: Agent, request: pb.EnsureImageRequest, context: An
 
 def _wish(agent: Agent, request: pb.EnsureImageRequest) -> Wish:
     source = request.source
-    if not 0 < len(source.reference) <= MAX_REFERENCE_CHARS:
-        raise InvalidRequest("an image needs a reference of up to 4 KiB")
     if max(map(len, (source.store, source.mirrors, source.insecure))) > MAX_PLACES:
         raise InvalidRequest(f"more than {MAX_PLACES} places for one image")
-    workspace: Path | None = None
-    if request.workspace_id:
-        with contextlib.suppress(InvalidRequest):  # nothing of that project has run here yet
-            workspace = agent.project(request.workspace_id).workspace.files
-    return Wish(
-        source.reference,
-        tuple(source.store),
-        tuple(source.mirrors),
-        tuple(source.insecure),
-        workspace,
-        tuple(request.command),
+    return replace(
+        _named(agent, source.reference, request.workspace_id),
+        store=tuple(source.store),
+        mirrors=tuple(source.mirrors),
+        insecure=tuple(source.insecure),
+        command=tuple(request.command),
     )
+
+
+def _named(agent: Agent, reference: str, workspace_id: str) -> Wish:
+    if not 0 < len(reference) <= MAX_REFERENCE_CHARS:
+        raise InvalidRequest("an image needs a reference of up to 4 KiB")
+    workspace: Path | None = None
+    if workspace_id:
+        with contextlib.suppress(InvalidRequest):  # nothing of that project has run here yet
+            workspace = agent.project(workspace_id).workspace.files
+    return Wish(reference, workspace=workspace)
 
 
 async def list_images(images: Images) -> pb.ListImagesReply:
@@ -81,8 +93,9 @@ async def list_images(images: Images) -> pb.ListImagesReply:
     )
 
 
-async def inspect_image(images: Images, reference: str) -> pb.InspectImageReply:
-    details = await asyncio.to_thread(images.inspect, reference)
+async def inspect_image(agent: Agent, request: pb.InspectImageRequest) -> pb.InspectImageReply:
+    images, wish = agent.images, _named(agent, request.reference, request.workspace_id)
+    details = await asyncio.to_thread(images.inspect, wish)
     return pb.InspectImageReply(
         image=_message(images, details.image),
         config=details.config,
@@ -99,8 +112,18 @@ async def inspect_image(images: Images, reference: str) -> pb.InspectImageReply:
     )
 
 
-async def push_image(images: Images, request: pb.PushImageRequest, context: Any) -> None:
-    async with contextlib.aclosing(images.push(request.reference, request.tier)) as states:
+async def remove_image(agent: Agent, request: pb.RemoveImageRequest) -> pb.CollectImagesReply:
+    wish = _named(agent, request.reference, request.workspace_id)
+    return collected(await agent.images.remove(wish))
+
+
+def collected(found: Collected) -> pb.CollectImagesReply:
+    return pb.CollectImagesReply(removed_blobs=found.removed_blobs, freed_bytes=found.removed_bytes)
+
+
+async def push_image(agent: Agent, request: pb.PushImageRequest, context: Any) -> None:
+    wish = _named(agent, request.reference, request.workspace_id)
+    async with contextlib.aclosing(agent.images.push(wish, request.tier)) as states:
         async for done_bytes, total_bytes, sent in states:
             await context.write(
                 pb.PushImageReply(done_bytes=done_bytes, total_bytes=total_bytes, sent_blobs=sent)

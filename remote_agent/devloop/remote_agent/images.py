@@ -49,6 +49,12 @@ class ImageBusy(DevloopError):
     hint = "try again when the pull has ended"
 
 
+class ManyNames(DevloopError):
+    """Which of several images is to be removed?"""
+
+    hint = "name one of them"
+
+
 class _Abandoned(Exception):
     """Nobody waits for this pull any more."""
 
@@ -354,9 +360,9 @@ class Images:
 
     # -- passing on
 
-    async def push(self, reference: str, tier: str) -> AsyncGenerator[tuple[int, int, int], None]:
+    async def push(self, wish: Wish, tier: str) -> AsyncGenerator[tuple[int, int, int], None]:
         """Copies what the tier lacks. Yields (bytes done, bytes in all, blobs sent)."""
-        image = await asyncio.to_thread(self.store.get, _name_of(Wish(reference)))
+        image = await asyncio.to_thread(self._get, wish)
         state = [(0, 0, 0)]
         pushing = asyncio.create_task(asyncio.to_thread(self._push, image, tier, state))
         while not pushing.done():
@@ -400,13 +406,13 @@ class Images:
 
     # -- upkeep
 
-    def inspect(self, reference: str) -> ImageDetails:
+    def inspect(self, wish: Wish) -> ImageDetails:
         """For a thread. Raises ImageMissing."""
-        return details_of(self.store, self.store.get(_name_of(Wish(reference))))
+        return details_of(self.store, self._get(wish))
 
-    async def remove(self, reference: str) -> Collected:
-        """Raises ImageMissing, and ImageBusy."""
-        image = await asyncio.to_thread(self.store.get, _name_of(Wish(reference)))
+    async def remove(self, wish: Wish) -> Collected:
+        """Raises ImageMissing, ImageBusy, and ManyNames for an index of several images."""
+        image = await asyncio.to_thread(self._get, wish, is_one=True)
         return await self._collect(image.reference)
 
     async def collect(self) -> Collected:
@@ -425,6 +431,14 @@ class Images:
                 self.store.unname(reference)
             used = {*self._used(), *self._holds.held()}
             return await asyncio.to_thread(partial(self.store.collect, used, grace_s=0))
+
+    def _get(self, wish: Wish, *, is_one: bool = False) -> Image:
+        """What is called so, or has an index that begins so."""
+        found = self.store.of_index(wish.reference) or [self.store.get(_name_of(wish))]
+        if is_one and len(found) > 1:
+            names = ", ".join(image.reference for image in found)
+            raise ManyNames(f"{wish.reference} is the index of {names}")
+        return found[0]
 
     async def verify(self) -> tuple[int, list[str]]:
         """How many blobs there were, and what is wrong."""
@@ -445,7 +459,7 @@ def _name_of(wish: Wish) -> str:
     from devloop.cafs.oci.source import normalised
 
     kind, colon, path = wish.reference.partition(":")
-    if colon and kind in _PATH_KINDS and wish.workspace is not None and not path.startswith("/"):
+    if colon and kind in _PATH_KINDS and wish.workspace is not None and path[:1] not in "/~":
         return normalised(f"{kind}:{wish.workspace / path}")
     return normalised(wish.reference)
 

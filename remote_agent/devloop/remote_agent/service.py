@@ -335,25 +335,19 @@ class Service(agent_pb2_grpc.AgentServicer):
     async def InspectImage(
         self, request: pb.InspectImageRequest, context: Any
     ) -> pb.InspectImageReply:
-        return await image_calls.inspect_image(self._agent.images, request.reference)
+        return await image_calls.inspect_image(self._agent, request)
 
     @unary
     async def RemoveImage(
         self, request: pb.RemoveImageRequest, context: Any
     ) -> pb.CollectImagesReply:
-        removed = await self._agent.images.remove(request.reference)
-        return pb.CollectImagesReply(
-            removed_blobs=removed.removed_blobs, freed_bytes=removed.removed_bytes
-        )
+        return await image_calls.remove_image(self._agent, request)
 
     @unary
     async def CollectImages(
         self, request: pb.CollectImagesRequest, context: Any
     ) -> pb.CollectImagesReply:
-        removed = await self._agent.images.collect()
-        return pb.CollectImagesReply(
-            removed_blobs=removed.removed_blobs, freed_bytes=removed.removed_bytes
-        )
+        return image_calls.collected(await self._agent.images.collect())
 
     @unary
     async def VerifyImages(
@@ -366,7 +360,7 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     @streaming
     async def PushImage(self, request: pb.PushImageRequest, context: Any) -> None:  # type: ignore[override]
-        await image_calls.push_image(self._agent.images, request, context)
+        await image_calls.push_image(self._agent, request, context)
 
     @unary
     async def CheckContainers(

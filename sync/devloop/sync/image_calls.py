@@ -34,7 +34,11 @@ _PHASES: dict[int, ImagePhase] = {
 
 
 class ImageCalls:
-    """Every call raises AgentGone or RemoteError."""
+    """Every call raises AgentGone or RemoteError.
+
+    A reference is also the index of an image, in at least 12 hex digits, but where one is brought
+    in. With `workspace_id`, a relative path in it starts in the workspace's files.
+    """
 
     def __init__(self, stub: agent_pb2_grpc.AgentAsyncStub) -> None:
         self._stub = stub
@@ -76,9 +80,10 @@ class ImageCalls:
             reply = await self._stub.ListImages(pb.ListImagesRequest())
         return [_image(image) for image in reply.images], reply.store_bytes
 
-    async def inspect(self, reference: str) -> ImageDetails:
+    async def inspect(self, reference: str, *, workspace_id: str = "") -> ImageDetails:
+        request = pb.InspectImageRequest(reference=reference, workspace_id=workspace_id)
         with call_errors():
-            reply = await self._stub.InspectImage(pb.InspectImageRequest(reference=reference))
+            reply = await self._stub.InspectImage(request)
         return ImageDetails(
             image=_image(reply.image),
             config=reply.config,
@@ -91,9 +96,10 @@ class ImageCalls:
             profiles=tuple(ImageProfile(p.command, p.files, p.size_bytes) for p in reply.profiles),
         )
 
-    async def remove(self, reference: str) -> Collected:
+    async def remove(self, reference: str, *, workspace_id: str = "") -> Collected:
+        request = pb.RemoveImageRequest(reference=reference, workspace_id=workspace_id)
         with call_errors():
-            reply = await self._stub.RemoveImage(pb.RemoveImageRequest(reference=reference))
+            reply = await self._stub.RemoveImage(request)
         return Collected(reply.removed_blobs, reply.freed_bytes)
 
     async def collect(self) -> Collected:
@@ -106,9 +112,11 @@ class ImageCalls:
             reply = await self._stub.VerifyImages(pb.VerifyImagesRequest())
         return Verified(reply.blobs, reply.damaged, list(reply.problems))
 
-    async def push(self, reference: str, tier: str) -> AsyncIterator[Pushed]:
+    async def push(
+        self, reference: str, tier: str, *, workspace_id: str = ""
+    ) -> AsyncIterator[Pushed]:
+        request = pb.PushImageRequest(reference=reference, tier=tier, workspace_id=workspace_id)
         with call_errors():
-            request = pb.PushImageRequest(reference=reference, tier=tier)
             async for reply in self._stub.PushImage(request):
                 yield Pushed(reply.done_bytes, reply.total_bytes, reply.sent_blobs)
 
