@@ -91,7 +91,7 @@ def _note_profile(agent: Agent, project: Path) -> int:
     deadline = time.monotonic() + 10
     folder = project.parent / "one/state/images/profiles"
     while time.monotonic() < deadline:
-        if any(b"torch" in path.read_bytes()[:400] for path in folder.glob("*-*")):
+        if any(b'"python3"' in path.read_bytes()[:400] for path in folder.glob("*-*")):
             break
         time.sleep(0.1)
     out = project.parent / "inspected"

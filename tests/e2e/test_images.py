@@ -347,17 +347,21 @@ class TestTiers:
     ) -> None:
         script = "import json, sqlite3, decimal; print('done')"
         first = in_image(box, train, main=script)
-        assert box.exec(first, "python3", "main.py").text == "done\n"
+        token = "token-of-mine"
+        assert box.exec(first, "python3", "main.py", token).text == "done\n"
 
         def touched(here: Box, project: Path) -> list[dict[str, Any]]:
             described = here.run(project, "image", "inspect", "--json").text
             profiles = json.loads(described)["profiles"]
-            return [p for p in profiles if p["command"] == "python3 main.py"]
+            return [p for p in profiles if (p["program"], p["arguments"]) == ("python3", 2)]
 
         wait_until(lambda: touched(box, first))
         assert 20 < touched(box, first)[0]["files"] < 500
         tier = f"file://{tmp_path}/tier"
         assert box.run(first, "image", "push", "--to", tier).code == 0
+        published = list((tmp_path / "tier/profiles").iterdir())
+        assert published
+        assert not any(token.encode() in path.read_bytes() for path in published)
         second = in_image(own_box, train, f'store = ["{tier}"]\n', main=script)
         assert own_box.exec(second, "true").code == 0  # the profile of another command is used
         assert touched(own_box, second) == touched(box, first)

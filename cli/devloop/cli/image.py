@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from devloop.sync.image_calls import ImageCalls
-    from devloop.sync.images import Image, ImageDetails
+    from devloop.sync.images import Image, ImageDetails, ImageProfile
     from devloop.sync.upkeep import Verified
 
     from .config import Config
@@ -189,10 +189,15 @@ def _description(details: ImageDetails) -> list[str]:
         if settings.get(key)
     ]
     lines += [
-        f"  touched    {profile.files:,} files, {size(profile.size_bytes)}, by {profile.command}"
+        f"  touched    {profile.files:,} files, {size(profile.size_bytes)}, by {_command(profile)}"
         for profile in details.profiles
     ]
     return lines
+
+
+def _command(profile: ImageProfile) -> str:
+    arguments = "1 argument" if profile.arguments == 1 else f"{profile.arguments} arguments"
+    return f"{profile.program} with {arguments}" if profile.arguments else profile.program
 
 
 async def _remove(calls: ImageCalls, references: Sequence[str], workspace_id: str) -> int:

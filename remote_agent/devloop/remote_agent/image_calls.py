@@ -106,7 +106,9 @@ async def inspect_image(agent: Agent, request: pb.InspectImageRequest) -> pb.Ins
         local_bytes=details.local_bytes,
         shared_bytes=details.shared_bytes,
         profiles=[
-            pb.ImageProfile(command=p.command, files=p.files, size_bytes=p.size_bytes)
+            pb.ImageProfile(
+                program=p.program, arguments=p.arguments, files=p.files, size_bytes=p.size_bytes
+            )
             for p in details.profiles
         ],
     )

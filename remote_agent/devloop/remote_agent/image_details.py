@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,9 +21,10 @@ __all__ = ["ImageDetails", "ProfileDetails", "details_of"]
 
 @dataclass(frozen=True, slots=True)
 class ProfileDetails:
-    """What the first start of a command touched."""
+    """What the first start of a command touched. `arguments`: how many `program` had, up to 31."""
 
-    command: str
+    program: str
+    arguments: int
     files: int
     size_bytes: int
 
@@ -74,4 +74,5 @@ def _profile_details(profile: Profile, sizes: Mapping[Digest, int]) -> ProfileDe
         if touch.digest in sizes
     )
     files = len({touch.digest for touch in profile.touches})
-    return ProfileDetails(shlex.join(profile.command), files, size_bytes)
+    program, keys = profile.command
+    return ProfileDetails(program, max(0, len(keys) - 1), files, size_bytes)

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from devloop.cafs.digest import Digest
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.index import CHUNK_BYTES
-from devloop.cafs.profile import Profile, ProfileInvalid, Touch, best_for, profile_name
+from devloop.cafs.profile import (
+    Profile,
+    ProfileInvalid,
+    Touch,
+    best_for,
+    command_of,
+    profile_name,
+)
 
 from .container.spec import ImageRoot
 from .page_cache import let_go, used_pieces
@@ -26,12 +33,13 @@ if TYPE_CHECKING:
 
     from devloop.cafs.images import ImageStore
     from devloop.cafs.index import Index, Inode
+    from devloop.cafs.profile import Command
 
     from .container.pool import Containers
     from .container.spec import ContainerSpec
     from .run import Run
 
-__all__ = ["ImageProfiles"]
+__all__ = ["MOST_OF_AN_IMAGE", "ImageProfiles", "profiles_of"]
 
 RECORD_S = 30.0
 MOST_OF_AN_IMAGE = 16
@@ -48,11 +56,12 @@ class ImageProfiles:
 
     def path_for(self, store: ImageStore, index: Digest, command: Sequence[bytes]) -> str:
         """Of the profile that suits best; empty when there is none."""
-        best = best_for(_words(command), profiles_of(store, index))
+        best = best_for(_command(index, command), profiles_of(store, index))
         return str(store.root / "profiles" / best.name) if best is not None else ""
 
     def is_new(self, store: ImageStore, index: Digest, command: Sequence[bytes]) -> bool:
-        return not (store.root / "profiles" / profile_name(index, _words(command))).exists()
+        name = profile_name(index, _command(index, command))
+        return not (store.root / "profiles" / name).exists()
 
     def let_go(self, store: ImageStore, index: Digest) -> None:
         """Takes what is whole here of large files out of the page cache. For a thread."""
@@ -110,7 +119,7 @@ def _write(
         found = _opened_in(image, opened)
     touches = tuple(_touches(store, found, read))
     if touches:
-        profile = Profile(index, _words(argv), touches)
+        profile = Profile(index, _command(index, argv), touches)
         store.put_profile(profile.name, profile.encode(), most=MOST_OF_AN_IMAGE)
 
 
@@ -170,5 +179,5 @@ def _path(store: ImageStore, inode: Inode) -> Path:
     return store.blobs.path_of(inode.digest)
 
 
-def _words(command: Iterable[bytes]) -> tuple[str, ...]:
-    return tuple(map(os.fsdecode, command))
+def _command(index: Digest, words: Sequence[bytes]) -> Command:
+    return command_of(index, tuple(map(os.fsdecode, words)))

@@ -23,6 +23,7 @@ from devloop.cafs.images import ImageMissing, ImageStore
 
 from .image_details import details_of
 from .image_holds import ImageHolds
+from .image_profiles import profiles_of
 from .image_tiers import ImageTiers
 
 if TYPE_CHECKING:
@@ -398,7 +399,7 @@ class Images:
     def _push_names(self, image: Image, tier: Tier) -> None:
         """Last: what a name leads to is there."""
         hexed = image.index_digest.hex()
-        profiles = [f"profiles/{p.name}" for p in (self.root / "profiles").glob(f"{hexed}-*")]
+        profiles = [f"profiles/{p.name}" for p in profiles_of(self.store, image.index_digest)]
         ref = f"refs/{digest_of(image.reference.encode()).hex()}.json"
         manifest = f"manifests/{image.manifest.replace(':', '-')}"
         for name in (f"indexes/{hexed}", *profiles, manifest, ref):

@@ -93,7 +93,9 @@ class ImageCalls:
             size_bytes=reply.size_bytes,
             local_bytes=reply.local_bytes,
             shared_bytes=reply.shared_bytes,
-            profiles=tuple(ImageProfile(p.command, p.files, p.size_bytes) for p in reply.profiles),
+            profiles=tuple(
+                ImageProfile(p.program, p.arguments, p.files, p.size_bytes) for p in reply.profiles
+            ),
         )
 
     async def remove(self, reference: str, *, workspace_id: str = "") -> Collected:

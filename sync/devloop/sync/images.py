@@ -63,7 +63,8 @@ class Image(NamedTuple):
 class ImageProfile(NamedTuple):
     """What the first start of a command touched."""
 
-    command: str
+    program: str
+    arguments: int  # how many it had, up to 31
     files: int
     size_bytes: int
 

@@ -11,7 +11,7 @@ from tests.cafs.fuse.mounted import mounted, needs_fuse, store_of
 from tests.cafs.fuse.small_images import image_of, noise
 
 from devloop.cafs.digest import digest_of
-from devloop.cafs.profile import Profile, Touch
+from devloop.cafs.profile import Command, Profile, Touch
 
 pytestmark = pytest.mark.root
 
@@ -70,7 +70,7 @@ def test_after_a_raise_in_a_tier_the_next_one_is_asked(
 ) -> None:
     profile = tmp_path / "profile"
     touches = tuple(Touch(digest_of(each)) for each in SMALL[4:])
-    profile.write_bytes(Profile(IMAGE, ("x",), touches).encode())
+    profile.write_bytes(Profile(IMAGE, Command("x", ()), touches).encode())
     tiers = [f"{tier}?raise", tier]
     with mounted(
         tmp_path, store, IMAGE, tiers=tiers, program=FAULTY, profile=str(profile)
@@ -84,7 +84,7 @@ def test_a_tier_that_hangs_after_one_blob_has_served_that_one(
 ) -> None:
     profile = tmp_path / "profile"
     touches = tuple(Touch(digest_of(data)) for data in SMALL)
-    profile.write_bytes(Profile(IMAGE, ("x",), touches).encode())
+    profile.write_bytes(Profile(IMAGE, Command("x", ()), touches).encode())
     with mounted(
         *(tmp_path, store, IMAGE),
         tiers=[f"{tier}?stick"],

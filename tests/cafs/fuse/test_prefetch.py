@@ -21,7 +21,7 @@ from devloop.cafs.fuse.misses import Misses
 from devloop.cafs.fuse.prefetch import prefetch
 from devloop.cafs.fuse.views import contents_of
 from devloop.cafs.index import CHUNK_BYTES
-from devloop.cafs.profile import Profile, Touch
+from devloop.cafs.profile import Command, Profile, Touch
 from devloop.cafs.tiers import Tiers
 from devloop.cafs.tiers.directory import DirectoryTier
 from devloop.cafs.tiers.landing import Landing
@@ -94,7 +94,9 @@ def while_fetching(
 ) -> None:
     """`read` runs while the touches are fetched."""
     profile = store.parent / "profile"
-    profile.write_bytes(Profile(digest_of(INDEX.encode()), ("x",), tuple(touches)).encode())
+    profile.write_bytes(
+        Profile(digest_of(INDEX.encode()), Command("x", ()), tuple(touches)).encode()
+    )
 
     async def run(events: Events) -> None:
         async with trio.open_nursery() as nursery:

@@ -12,7 +12,7 @@ from tests.cafs.fuse.small_images import image_of
 
 from devloop.cafs.digest import digest_of
 from devloop.cafs.fuse.request import Ahead, Announced
-from devloop.cafs.profile import Profile, Touch
+from devloop.cafs.profile import Command, Profile, Touch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ def test_what_a_profile_names_comes_before_there_is_a_request(tmp_path: Path) ->
     store = store_of(tmp_path / "store", ONE, {})
     tier = store_of(tmp_path / "tier", ONE, ONES_BLOBS)
     profile = tmp_path / "profile"
-    profile.write_bytes(Profile(ONE_NAME, ("x",), (Touch(digest_of(b"one")),)).encode())
+    profile.write_bytes(Profile(ONE_NAME, Command("x", ()), (Touch(digest_of(b"one")),)).encode())
     command = [sys.executable, "-m", "devloop.cafs.fuse"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None

@@ -2939,25 +2939,31 @@ Global___InspectImageReply: _TypeAlias = InspectImageReply  # noqa: Y015
 
 @_typing.final
 class ImageProfile(_message.Message):
+    """Of the first start of a command. Its arguments stay where it ran."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    COMMAND_FIELD_NUMBER: _builtins.int
+    PROGRAM_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
-    command: _builtins.str
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    program: _builtins.str
     files: _builtins.int
-    """that its first start touched"""
+    """that it touched"""
     size_bytes: _builtins.int
+    arguments: _builtins.int
+    """how many there were, up to 31"""
     def __init__(
         self,
         *,
-        command: _builtins.str = ...,
+        program: _builtins.str = ...,
         files: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
+        arguments: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "files", b"files", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "files", b"files", "program", b"program", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
