@@ -31,9 +31,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["BlobDir", "Buffer", "digest_of_name", "disk_full", "free_bytes", "write_all"]
+__all__ = [
+    "PRIVATE",
+    "SHARED",
+    "BlobDir",
+    "Buffer",
+    "digest_of_name",
+    "disk_full",
+    "free_bytes",
+    "write_all",
+]
 
 VERSION = b"devloop blob store 2\n"
+PRIVATE = 0o700
+SHARED = 0o777  # as far as the umask has it
 _OLDER_VERSIONS = (b"devloop blob store 1\n",)
 _TEMP_PREFIX = ".tmp-"
 _PARENTS = tuple(f"{number:02x}" for number in range(256))
@@ -41,11 +52,11 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class BlobDir(Shelf):
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, folder_mode: int = PRIVATE) -> None:
         """Makes the store's directories unless they are there. Raises StoreUnusable."""
         self.root = root
         try:
-            _ensure_layout(root)
+            _ensure_layout(root, folder_mode)
             super().__init__(root / "blobs")
         except OSError as error:
             raise StoreUnusable(f"cannot use {root} as a blob store: {error.strerror}") from error
@@ -127,14 +138,14 @@ def disk_full(error: OSError, path: Path, need_bytes: int) -> StoreFull | None:
     return StoreFull(path, need_bytes, free_bytes(path))
 
 
-def _ensure_layout(root: Path) -> None:
+def _ensure_layout(root: Path, mode: int) -> None:
     blobs = root / "blobs"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.mkdir(mode=mode, parents=True, exist_ok=True)
     _ensure_version(root)
-    (root / "lent").mkdir(mode=0o700, exist_ok=True)
-    blobs.mkdir(mode=0o700, exist_ok=True)
+    (root / "lent").mkdir(mode=mode, exist_ok=True)
+    blobs.mkdir(mode=mode, exist_ok=True)
     for parent in sorted(set(_PARENTS).difference(os.listdir(blobs))):
-        (blobs / parent).mkdir(mode=0o700, exist_ok=True)
+        (blobs / parent).mkdir(mode=mode, exist_ok=True)
 
 
 def _ensure_version(root: Path) -> None:

@@ -17,7 +17,7 @@ from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from .blobdir import BlobDir, Buffer, disk_full, free_bytes, write_all
+from .blobdir import PRIVATE, BlobDir, Buffer, disk_full, free_bytes, write_all
 from .digest import Digest, Hasher
 from .errors import (
     BlobCorrupt,
@@ -73,10 +73,10 @@ class WholeFiles:
     """Errors are those of `BlobStore`; an OSError that means a full disk is the caller's to name,
     but for the writer's."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, folder_mode: int = PRIVATE) -> None:
         """Makes the directory unless it is there. Raises StoreUnusable."""
         self.root = root
-        self._dir = BlobDir(root)
+        self._dir = BlobDir(root, folder_mode=folder_mode)
         try:
             self._lent = LentFiles(root / "lent")
         except OSError as error:

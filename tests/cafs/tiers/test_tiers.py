@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -152,6 +153,24 @@ def test_one_that_is_not_there_is_unreachable_by_name() -> None:
         with pytest.raises((TierUnreachable, BlobMissing), match=r".+"):
             list(tier.fetch(ABSENT, 10))
         tier.close()
+
+
+@pytest.mark.parametrize(("umask", "others"), [(0o022, 0o5), (0o077, 0)])
+def test_a_folder_is_readable_for_whom_the_umask_lets(
+    tmp_path: Path, umask: int, others: int
+) -> None:
+    """A web server that runs as another user, say."""
+    blob = tmp_path / "blob"
+    blob.write_bytes(SMALL)
+    before = os.umask(umask)
+    try:
+        with contextlib.closing(open_tier(f"file://{tmp_path}/tier")) as tier:
+            tier.put_blob(digest_of(SMALL), len(SMALL), blob)
+            tier.put_named(PROFILE, b"named")
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "tier", *(tmp_path / "tier").rglob("*")]:
+        assert path.stat().st_mode & 0o7 == others & (0o5 if path.is_dir() else 0o4), path
 
 
 class TestChains:

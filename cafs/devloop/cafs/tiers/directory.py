@@ -1,6 +1,7 @@
 """A tier that is a folder of this machine, or one mounted here: file:///FOLDER.
 
-Reading makes nothing; the first put makes the folder a blob store.
+Reading makes nothing; the first put makes the folder a blob store, for whoever the umask lets read
+it: a web server of another user, say.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from devloop.cafs.blobdir import disk_full
+from devloop.cafs.blobdir import SHARED, disk_full
 from devloop.cafs.errors import BlobMismatch, BlobMissing
 from devloop.cafs.wholefiles import WholeFiles
 
@@ -134,14 +135,14 @@ class DirectoryTier:
     def _store(self) -> WholeFiles:
         with self._lock:
             if self._files is None:
-                self._files = WholeFiles(self.root)
+                self._files = WholeFiles(self.root, folder_mode=SHARED)
             return self._files
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.root / name
         temp = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.parent.mkdir(mode=SHARED, exist_ok=True)
             with temp.open("xb") as file:
                 file.write(data)
                 file.flush()
