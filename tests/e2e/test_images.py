@@ -15,6 +15,7 @@ import psutil
 import pytest
 from tests.images.bases import debian_base
 from tests.images.layout import Image, layer, write_layout
+from tests.images.programs import small_root
 from tests.images.registry import missing_program, start_registry
 
 from devloop.cafs.digest import digest_of
@@ -311,6 +312,44 @@ class TestImageVerbs:
         assert own_box.run(project, "image", "pull", train).code == 0
         assert own_box.run(project, "image", "verify").code == 0
         assert victim.read_bytes() == good
+
+
+class TestWhereNoImageCanBeMounted:
+    @pytest.fixture
+    def weak(self) -> Iterator[Box]:
+        """Its images lie on an overlay, above which there can be none."""
+        with open_box() as weak:
+            parts = {name: weak.base / "overlay" / name for name in ("lower", "upper", "work")}
+            place = weak.state_dir / "images"
+            for folder in (*parts.values(), place):
+                folder.mkdir(parents=True, mode=0o700)
+            options = ",".join(f"{name}dir={folder}" for name, folder in parts.items())
+            subprocess.run(
+                ["mount", "-t", "overlay", "overlay", "-o", options, str(place)], check=True
+            )
+            try:
+                yield weak
+                weak.run(weak.base, "down")
+            finally:
+                subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+    def test_runs_have_a_copy_which_is_made_when_the_image_comes_and_goes_with_it(
+        self, box: Box, weak: Box, tmp_path: Path
+    ) -> None:
+        files = {"etc/name": b"it\n", **small_root("cat")}
+        write_layout(tmp_path / "lay", [Image([layer(files)])])
+        name, tier = f"oci:{tmp_path}/lay", f"file://{tmp_path}/tier"
+        for words in (("pull", name), ("push", name, "--to", tier)):
+            assert box.run(box.project(), "image", *words).code == 0
+        project = in_image(weak, name, f'store = ["{tier}"]\n')
+        assert weak.exec(project, "cat", "/etc/name").text == "it\n"
+        copies = weak.state_dir / "images/unpacked"
+        assert weak.run(project, "image", "rm").code == 0
+        assert weak.exec(project, "cat", "/etc/name").text == "it\n"
+        weak.run(project, "down")
+        assert len(list(copies.iterdir())) == 1
+        assert weak.run(project, "image", "rm").code == 0
+        assert not list(copies.iterdir())
 
 
 class TestDoctor:

@@ -15,6 +15,7 @@ from tests.images.meddler import meddle
 from tests.images.registry import missing_program, start_registry
 
 from devloop.cafs.digest import digest_of
+from devloop.cafs.errors import BlobMissing
 from devloop.cafs.images import ImageMissing
 from devloop.remote_agent.images import Brought, ImageBusy, Images, Told, Wish
 
@@ -328,3 +329,33 @@ async def given_up(images: Images, wish: Wish, stall: Stall) -> None:
     while not stall.asked:
         assert isinstance(await anext(following), Told)
     await following.aclose()
+
+
+class TestCopies:
+    """For boxes that can mount none."""
+
+    async def test_two_who_want_a_copy_have_one(self, images: Images, wish: Wish) -> None:
+        index = (await ensured(images, wish)).index_digest
+        with pytest.raises(ImageMissing):
+            images.copies.path(index)
+        assert await asyncio.gather(images.unpack(index), images.unpack(index)) == [[], []]
+        assert (images.copies.path(index) / "etc/name").read_bytes() == b"one"
+
+    async def test_it_goes_with_its_image(self, images: Images, wish: Wish) -> None:
+        index = (await ensured(images, wish, refresh=True)).index_digest
+        await images.unpack(index)
+        left = images.copies.path(index).with_name(f".tmp-{'0' * 64}")
+        left.mkdir()
+        await images.collect()
+        assert images.copies.path(index).is_dir()
+        assert not left.exists()
+        removed = await images.remove(wish)
+        assert removed.removed_bytes == 2 * len(b"one")
+        assert not list((images.root / "unpacked").iterdir())
+
+    async def test_one_that_cannot_be_made_leaves_nothing(self, images: Images, wish: Wish) -> None:
+        index = (await ensured(images, wish)).index_digest
+        images.store.blobs.delete(digest_of(b"one"))
+        with pytest.raises(BlobMissing):
+            await images.unpack(index)
+        assert not list((images.root / "unpacked").iterdir())

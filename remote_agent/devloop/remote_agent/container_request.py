@@ -77,7 +77,7 @@ def container_spec(
 def _root(wish: ContainerWish, images: Images, profile: str) -> Root:
     level = mount_level(images.root)
     if level.name == "unpacked":
-        return FolderRoot(images.unpacked(wish.index))
+        return FolderRoot(images.copies.path(wish.index), wish.index.hex())
     return ImageRoot(
         level=level.name,
         metadata=images.store.metadata_path(wish.index)
@@ -107,4 +107,4 @@ def mount_level(images_dir: Path) -> MountLevel:
 
 def indexes_of(specs: list[ContainerSpec]) -> set[Digest]:
     """The images that these containers need."""
-    return {Digest.fromhex(s.root.index) for s in specs if isinstance(s.root, ImageRoot)}
+    return {Digest.fromhex(spec.root.index) for spec in specs if spec.root.index}

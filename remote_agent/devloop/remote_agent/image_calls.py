@@ -15,9 +15,11 @@ from .agent import InvalidRequest
 from .container.cgroups import limit_files, missing_limits
 from .container.check import check_containers
 from .container_request import mount_level
-from .images import Brought, Wish
+from .images import Brought, Told, Wish
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from devloop.cafs.images import Collected, Image
 
     from .agent import Agent
@@ -43,14 +45,24 @@ async def ensure_image(agent: Agent, request: pb.EnsureImageRequest, context: An
         is_whole = await asyncio.to_thread(agent.images.is_whole, wish)
         agent.containers.warm(() if is_whole else wish.store)
     probing = asyncio.create_task(asyncio.to_thread(mount_level, agent.images.root))
-    telling = agent.images.ensure(wish, refresh=request.refresh)
-    async with contextlib.aclosing(telling) as states:
+    brought = await _told(agent.images.ensure(wish, refresh=request.refresh), context)
+    notes = [*brought.notes]
+    if (await probing).name == "unpacked":
+        if not agent.images.store.is_complete(brought.image.index_digest):
+            wish = replace(wish, whole=True)
+            brought = await _told(agent.images.ensure(wish), context)
+            notes += brought.notes
+        await context.write(pb.EnsureImageReply(step=pb.IMAGE_STEP_MOUNTING))
+        notes += await _unpack(agent.images, brought.image)
+    image = _message(agent.images, brought.image)
+    await context.write(pb.EnsureImageReply(image=image, notes=notes))
+
+
+async def _told(states: AsyncGenerator[Told | Brought, None], context: Any) -> Brought:
+    async with contextlib.aclosing(states):
         async for state in states:
             if isinstance(state, Brought):
-                await probing
-                image = _message(agent.images, state.image)
-                await context.write(pb.EnsureImageReply(image=image, notes=state.notes))
-                return
+                return state
             await context.write(
                 pb.EnsureImageReply(
                     step=pb.ImageStep.ValueType(state.step),
@@ -60,6 +72,16 @@ async def ensure_image(agent: Agent, request: pb.EnsureImageRequest, context: An
                     layers=state.layers,
                 )
             )
+    raise AssertionError("images say at last what was brought, or raise")
+
+
+async def _unpack(images: Images, image: Image) -> list[str]:
+    """Of a whole one. Returns notes."""
+    problems = await images.unpack(image.index_digest)
+    if not problems:
+        return []
+    first = f"{problems[0].path}: {problems[0].reason}"
+    return [f"{len(problems):,} files of {image.reference} are not as it has them: {first}"]
 
 
 def _wish(agent: Agent, request: pb.EnsureImageRequest) -> Wish:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.images import ImageMissing, ImageStore
 
+from .image_copies import ImageCopies
 from .image_details import details_of
 from .image_holds import ImageHolds
 from .image_profiles import profiles_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
     from devloop.cafs.digest import Digest
+    from devloop.cafs.errors import Problem
     from devloop.cafs.images import Collected, Image
     from devloop.cafs.index import Index
     from devloop.cafs.oci.source import ImageSource, RegistryOptions
@@ -132,6 +133,7 @@ class Images:
         rest of a pull goes on, that an index is here whose blobs may not be, and for what command.
         """
         self.root = root
+        self.copies = ImageCopies(root)
         self._used = used
         self.on_lazy: Callable[[Digest, Sequence[bytes]], None] = lambda index, command: None
         self._pulls: dict[Wish, _Pull] = {}
@@ -329,35 +331,10 @@ class Images:
 
         return ingest(source, self.store.blobs, self.store, progress=tell)
 
-    def unpacked(self, index: Digest) -> Path:
-        """A plain copy of the image, made when it is not there: where nothing can be mounted.
-
-        Blocks for as long as that takes. Raises StoreFull or UnpackFailed.
-        """
-        from devloop.cafs.mount.namespace import may_mount
-        from devloop.cafs.mount.unpacking import unpack_within
-        from devloop.cafs.mount.within import remove_trees
-
-        folder = self.root / "unpacked" / index.hex()
-        if folder.is_dir():
-            return folder
-        temp = folder.with_name(f".tmp-{index.hex()}")
-        remove_trees([temp])
-        temp.mkdir(mode=0o755, parents=True)
-        if may_mount():
-            self._unpack(index, temp)
-        else:
-            unpack_within(self.root, index, temp)
-        return temp.rename(folder)
-
-    def _unpack(self, index: Digest, folder: Path) -> None:
-        from devloop.cafs.mount import unpack
-
-        target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            unpack(self.store.index(index), self.store.blobs, target)
-        finally:
-            os.close(target)
+    async def unpack(self, index: Digest) -> list[Problem]:
+        """Makes `copies.path` of it, of which every blob is here. Raises StoreFull."""
+        async with self.holding(index):
+            return await asyncio.to_thread(self.copies.ensure, self.store, index)
 
     # -- passing on
 
@@ -431,7 +408,13 @@ class Images:
             for reference in removed:
                 self.store.unname(reference)
             used = {*self._used(), *self._holds.held()}
-            return await asyncio.to_thread(partial(self.store.collect, used, grace_s=0))
+            return await asyncio.to_thread(self._drop_all_but, used)
+
+    def _drop_all_but(self, used: set[Digest]) -> Collected:
+        live = {index.hex() for index in (*used, *(i.index_digest for i in self.store.list()))}
+        copies_bytes = self.copies.collect(live)
+        removed = self.store.collect(used, grace_s=0)
+        return removed._replace(removed_bytes=removed.removed_bytes + copies_bytes)
 
     def _get(self, wish: Wish, *, is_one: bool = False) -> Image:
         """What is called so, or has an index that begins so."""

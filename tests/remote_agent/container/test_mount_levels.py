@@ -17,7 +17,7 @@ from devloop.cafs.mount import probe
 from devloop.cafs.oci.ingest import ingest
 from devloop.cafs.oci.source import open_image
 from devloop.remote_agent.container.spec import FolderRoot, ImageRoot
-from devloop.remote_agent.images import Images
+from devloop.remote_agent.image_copies import ImageCopies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,11 +90,9 @@ def room(enter: Callable[[], Room]) -> Room:
 def _root(store: ImageStore, level: LevelName) -> ImageRoot | FolderRoot:
     digest = store.get("levels").index_digest
     if level == "unpacked":
-        images = Images(store.root)
-        try:
-            return FolderRoot(images.unpacked(digest))
-        finally:
-            images.close()
+        copies = ImageCopies(store.root)
+        assert copies.ensure(store, digest) == []
+        return FolderRoot(copies.path(digest))
     metadata = {"erofs+overlay": store.metadata_path}.get(level, store.index_path)
     return ImageRoot(level, metadata(digest), store.root, digest.hex())
 

@@ -91,9 +91,10 @@ class ImageConfig:
 
 @dataclass(frozen=True, slots=True)
 class FolderRoot:
-    """A plain directory tree, which is never written to."""
+    """A plain directory tree, which is never written to. `index`: of the image that it copies."""
 
     path: Path
+    index: str = ""
 
 
 @dataclass(frozen=True, slots=True)
