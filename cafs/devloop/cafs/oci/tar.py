@@ -18,6 +18,7 @@ import struct
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from zlib import adler32
 
+from .names import shown
 from .tar_fields import (
     BLOCK_BYTES,
     TarInvalid,
@@ -158,7 +159,7 @@ def _extended(extensions: _Extensions, kind: bytes, data: bytes) -> _Extensions:
 def _checked_globals(records: dict[bytes, bytes]) -> dict[bytes, bytes]:
     for key in records:
         if key in _NEVER_GLOBAL or key.startswith(b"GNU.sparse."):
-            raise TarInvalid(f"has one {key.decode(errors='replace')!r} for all its members")
+            raise TarInvalid(f"has one {shown(key)} for all its members")
     return records
 
 
@@ -174,7 +175,7 @@ def _member(header: bytes, extensions: _Extensions, stream: TarStream) -> Member
     if kind == "file" and name[-1:] == b"/" and fields[7] == b"\0":
         kind = "dir"  # as it was written before 1988
     if kind is None:
-        raise TarInvalid(f"has an entry {name[:80]!r} of an unknown type, {fields[7]!r}")
+        raise TarInvalid(f"has an entry {shown(name)} of an unknown type, {shown(fields[7])}")
     plain = Member(
         name,
         kind,
@@ -207,7 +208,7 @@ def _with_extensions(member: Member, extensions: _Extensions) -> Member:
     name = name or pax.get(b"path") or member.name
     link = link or pax.get(b"linkpath") or member.link
     if b"\0" in name or b"\0" in link:
-        raise TarInvalid(f"has a NUL in a name: {name[:80]!r}")
+        raise TarInvalid(f"has a NUL in a name: {shown(name)}")
     return member._replace(
         name=name,
         link=link,
@@ -230,7 +231,7 @@ def _with_content(
 ) -> Member:
     stored_bytes = member.size_bytes
     if stored_bytes < 0:
-        raise TarInvalid(f"has a file of {stored_bytes} bytes: {member.name[:80]!r}")
+        raise TarInvalid(f"has a file of {stored_bytes} bytes: {shown(member.name)}")
     extents = None
     size_bytes = stored_bytes
     if header[156:157] == b"S":
@@ -243,7 +244,7 @@ def _with_content(
             size_bytes, extents = pax_sparse(pax, stream)
             member = member._replace(name=pax.get(b"GNU.sparse.name") or member.name)
     if extents is not None and sum(extent.size_bytes for extent in extents) != stream.content_left:
-        raise TarInvalid(f"has a sparse file whose map does not fit: {member.name[:80]!r}")
+        raise TarInvalid(f"has a sparse file whose map does not fit: {shown(member.name)}")
     return (
         member._replace(size_bytes=size_bytes, extents=extents) if extents is not None else member
     )

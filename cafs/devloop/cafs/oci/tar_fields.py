@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from .names import shown
+
 __all__ = [
     "BLOCK_BYTES",
     "TarInvalid",
@@ -42,12 +44,12 @@ def number(field: bytes) -> int:
         try:
             return int(digits or b"0", 8)
         except ValueError:
-            raise TarInvalid(f"has {field!r} for a number") from None
+            raise TarInvalid(f"has {shown(field)} for a number") from None
     if field[0] & 0x80:
         return _binary(field)
     cut = until_nul(digits)
     if cut == digits:
-        raise TarInvalid(f"has {field!r} for a number")
+        raise TarInvalid(f"has {shown(field)} for a number")
     return number(cut)
 
 
@@ -58,7 +60,7 @@ def _binary(field: bytes) -> int:
     if value >> (bits - 1):
         value -= 1 << bits
     if value not in _INT64:
-        raise TarInvalid(f"has {field!r} for a number")
+        raise TarInvalid(f"has {shown(field)} for a number")
     return value
 
 
@@ -66,7 +68,7 @@ def decimal(text: bytes) -> int:
     """A number of a PAX record. Raises TarInvalid."""
     sign = text[:1] in (b"-", b"+")
     if len(text) > _MAX_DIGITS or not text[sign:].isdigit() or (value := int(text)) not in _INT64:
-        raise TarInvalid(f"has {text[:40]!r} for a number")
+        raise TarInvalid(f"has {shown(text)} for a number")
     return value
 
 
@@ -74,7 +76,7 @@ def pax_time_ns(text: bytes) -> int:
     """Of seconds with a fraction; what is below a nanosecond is cut off. Raises TarInvalid."""
     found = _TIME.fullmatch(text)
     if found is None or len(found[2]) > _MAX_DIGITS or not (found[2] or found[3]):
-        raise TarInvalid(f"has {text[:40]!r} for a time")
+        raise TarInvalid(f"has {shown(text)} for a time")
     fraction = (found[3] or b"")[:9].ljust(9, b"0")
     ns = int(found[2] or b"0") * 1_000_000_000 + int(fraction)
     return -ns if found[1] == b"-" else ns

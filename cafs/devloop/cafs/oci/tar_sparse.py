@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from .names import shown
 from .tar_fields import BLOCK_BYTES, TarInvalid, decimal, number
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def pax_sparse(records: Mapping[bytes, bytes], stream: TarStream) -> tuple[int, 
         text = records.get(b"GNU.sparse.map", b"")
         numbers = [decimal(part) for part in text.split(b",")] if text else []
     else:
-        raise TarInvalid(f"has a sparse file of a format that nobody knows: {version[0]!r}")
+        raise TarInvalid(
+            f"has a sparse file of a format that nobody knows: {shown(version[0] or b'')}"
+        )
     if len(numbers) % 2 or len(numbers) > 2 * MAX_EXTENTS:
         raise TarInvalid("has a sparse file with a malformed map")
     extents = [Extent(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
