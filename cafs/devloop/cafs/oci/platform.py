@@ -7,6 +7,7 @@ linux/arm/v7 (https://github.com/opencontainers/image-spec/blob/main/image-index
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .source_errors import PlatformMissing
@@ -14,7 +15,7 @@ from .source_errors import PlatformMissing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Platform", "best", "host_platform", "parse_platform"]
+__all__ = ["Platform", "amd64_variant", "best", "host_platform", "parse_platform"]
 
 _MACHINES = {
     "x86_64": ("amd64", ""),
@@ -28,6 +29,13 @@ _MACHINES = {
     "i686": ("386", ""),
     "loongarch64": ("loong64", ""),
 }
+# What a processor needs for a level of amd64, beyond the one below, as the kernel names it.
+# https://gitlab.com/x86-psABIs/x86-64-ABI; `abm` has lzcnt, `xsave` stands for osxsave.
+_AMD64_LEVELS = (
+    ("v2", "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"),
+    ("v3", "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
+    ("v4", "avx512bw avx512cd avx512dq avx512f avx512vl"),
+)
 # What an entry without a variant means.
 _UNSAID = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
 
@@ -51,9 +59,32 @@ class Platform(NamedTuple):
 
 
 def host_platform() -> Platform:
-    """Linux on this machine's architecture: that is what containers are, on a Mac too."""
+    """Linux on this machine's processor: that is what containers are, on a Mac too."""
     machine = os.uname().machine
-    return Platform("linux", *_MACHINES.get(machine, (machine, "")))
+    architecture, variant = _MACHINES.get(machine, (machine, ""))
+    if architecture == "amd64":
+        variant = amd64_variant(_processor_flags())
+    return Platform("linux", architecture, variant)
+
+
+def amd64_variant(flags: frozenset[str]) -> str:
+    """The highest of which a processor with these flags has everything; empty for the lowest."""
+    variant = ""
+    for level, needed in _AMD64_LEVELS:
+        if not flags.issuperset(needed.split()):
+            break
+        variant = level
+    return variant
+
+
+def _processor_flags() -> frozenset[str]:
+    """Of the first one; none where the kernel does not say."""
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            found = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return frozenset()
+    return frozenset(found.partition(":")[2].split())
 
 
 def parse_platform(text: str) -> Platform:
