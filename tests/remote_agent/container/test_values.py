@@ -149,7 +149,8 @@ def test_an_images_config_is_read() -> None:
     [b"", b"[]", b"{", b'{"config": {"Cmd": "ls"}}', b'{"config": {"Cmd": [1]}}',
      b'{"config": {"User": 3}}', b'{"config": {"WorkingDir": "/a\\u0000b"}}',
      b'{"config": {"StopSignal": "SIGNONE"}}', b'{"config": {"StopSignal": "99"}}',
-     b'{"config": {"StopSignal": "SIGRTMAX+1"}}', b'{"config": {"StopSignal": 15}}'],
+     b'{"config": {"StopSignal": "SIGRTMAX+1"}}', b'{"config": {"StopSignal": 15}}',
+     b'{"config": {"Env": "PATH=/bin"}}', b'{"config": {"Env": [1]}}'],
 )  # fmt: skip
 def test_what_is_no_config_is_refused(data: bytes) -> None:
     with pytest.raises(BadImageConfig):

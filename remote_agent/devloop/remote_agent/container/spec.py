@@ -69,7 +69,7 @@ class ImageConfig:
         """
         try:
             config = json.loads(data).get("config") or {}
-            env = [str(item).partition("=") for item in config.get("Env") or ()]
+            env = [item.partition("=") for item in _words(config.get("Env"))]
             parsed = cls(
                 env=tuple((name, value) for name, _, value in env if name),
                 entrypoint=_words(config.get("Entrypoint")),
