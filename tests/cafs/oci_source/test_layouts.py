@@ -10,8 +10,8 @@ import pytest
 from tests.images.layout import Image, layer, write_layout
 from tests.images.registry import missing_program, skopeo
 
-from devloop.cafs.oci.source import open_image
-from devloop.cafs.oci.source_errors import PlatformMissing, SourceError
+from devloop.cafs.oci.source import normalised, open_image
+from devloop.cafs.oci.source_errors import PlatformMissing, ReferenceInvalid, SourceError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,3 +87,9 @@ def test_an_image_for_other_machines_only_is_refused_by_name(layout: Path) -> No
     write_layout(layout, [Image([BASE], platform="linux/s390x")])
     with pytest.raises(PlatformMissing, match="s390x"):
         open_image(f"oci:{layout}", platform=AMD64)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m/b", "oci:./a\rb"])
+def test_a_name_with_control_characters_is_refused_for_them(name: str) -> None:
+    with pytest.raises(ReferenceInvalid, match="no control characters"):
+        normalised(name)

@@ -35,7 +35,9 @@ def parse_local(text: str) -> LocalReference | None:
     if transport not in TRANSPORTS or rest.startswith("//"):
         return None
     path, wanted = _split(rest)
-    if not path or not path.isprintable():
+    if not path.isprintable():
+        raise ReferenceInvalid("the path to an image has no control characters")
+    if not path:
         raise ReferenceInvalid(f'"{text}" names no path', hint=f"{transport}:PATH[:TAG]")
     return LocalReference(transport, Path(path).expanduser().absolute(), wanted)
 

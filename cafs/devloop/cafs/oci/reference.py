@@ -69,7 +69,9 @@ def parse_reference(text: str) -> Reference:
 
 
 def _refuse_what_is_no_name(text: str) -> None:
-    if not text or not text.isprintable() or " " in text:
+    if not text.isprintable():
+        raise ReferenceInvalid("the name of an image has no control characters")
+    if not text or " " in text:
         raise ReferenceInvalid("the name of an image is one word" if text else "no image is named")
     scheme, found, rest = text.partition("://")
     if found:
