@@ -283,6 +283,18 @@ class TestImageVerbs:
         assert own_box.run(project, "image", "rm", index).code == 0
         own_box.run(project, "image", "inspect", index).assert_error(index)
 
+    def test_what_a_container_needs_stays_until_it_has_ended(self, own_box: Box) -> None:
+        project = in_image(own_box, "oci:./lay")
+        write_layout(project / "lay", [Image([layer(small_root("sh"))])])
+        assert own_box.exec(project, "sh", "-c", "exit 0").code == 0
+        removed = own_box.run(project, "image", "rm")
+        assert "`devloop image gc`" in removed.stderr, removed
+        assert own_box.exec(project, "sh", "-c", "echo still").text == "still\n"
+        own_box.run(project, "image", "rm")
+        own_box.run(project, "down")
+        assert own_box.run(project, "image", "gc").code == 0
+        assert not list((own_box.state_dir / "images/blobs").glob("??/*"))
+
     def test_an_index_of_two_images_is_no_name_to_remove_one_by(self, own_box: Box) -> None:
         project = own_box.project()
         for name in ("a", "b"):
@@ -309,6 +321,7 @@ class TestImageVerbs:
         found = own_box.run(project, "image", "verify")
         assert found.code != 0
         assert victim.name in (found.text + found.stderr).replace("/", ""), found
+        assert "`devloop image pull`" in found.stderr, found
         assert own_box.run(project, "image", "pull", train).code == 0
         assert own_box.run(project, "image", "verify").code == 0
         assert victim.read_bytes() == good

@@ -16,7 +16,7 @@ from tests.images.registry import missing_program, start_registry
 
 from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import BlobMissing
-from devloop.cafs.images import ImageMissing
+from devloop.cafs.images import Collected, ImageMissing
 from devloop.remote_agent.images import Brought, ImageBusy, Images, Told, Wish
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ async def test_a_relative_path_starts_in_the_workspace_for_all_that_is_done_with
     image = await ensured(images, wish, refresh=True)
     assert image.reference == f"oci:{tmp_path}/layout:latest"
     assert images.inspect(wish).image == image
-    assert (await images.remove(wish)).removed_blobs == 1
+    assert (await images.remove(wish))[0].removed_blobs == 1
 
 
 class TestWhole:
@@ -222,7 +222,7 @@ class TestNotes:
 class TestRemoval:
     async def test_what_was_pulled_and_is_not_used_goes(self, images: Images, wish: Wish) -> None:
         image = await ensured(images, wish, refresh=True)
-        assert (await images.remove(wish)).removed_blobs == 1
+        assert (await images.remove(wish))[0].removed_blobs == 1
         with pytest.raises(ImageMissing):
             images.store.config(image.index_digest)
 
@@ -233,7 +233,7 @@ class TestRemoval:
         if is_here:
             await ensured(images, wish, refresh=True)
         image = await ensured(images, wish)
-        assert (await images.remove(wish)).removed_blobs == 0
+        assert await images.remove(wish) == (Collected(0, 0), True)
         assert images.store.is_complete(image.index_digest)
         assert not images.store.missing(images.store.index(image.index_digest))
 
@@ -242,7 +242,7 @@ class TestRemoval:
     ) -> None:
         image = await ensured(images, wish, refresh=True)
         async with images.holding(image.index_digest):
-            assert (await images.remove(wish)).removed_blobs == 0
+            assert await images.remove(wish) == (Collected(0, 0), True)
         assert (await images.collect()).removed_blobs == 1
 
     async def test_whoever_asks_while_it_is_removed_has_a_whole_one(
@@ -349,7 +349,8 @@ class TestCopies:
         await images.collect()
         assert images.copies.path(index).is_dir()
         assert not left.exists()
-        removed = await images.remove(wish)
+        removed, is_held = await images.remove(wish)
+        assert not is_held
         assert removed.removed_bytes == 2 * len(b"one")
         assert not list((images.root / "unpacked").iterdir())
 

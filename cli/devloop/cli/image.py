@@ -203,7 +203,10 @@ def _command(profile: ImageProfile) -> str:
 async def _remove(calls: ImageCalls, references: Sequence[str], workspace_id: str) -> int:
     for reference in references:
         freed = await calls.remove(reference, workspace_id=workspace_id)
-        say(f"removed {reference}: {size(freed.freed_bytes)} given back")
+        given_back = f"{size(freed.freed_bytes)} given back"
+        if freed.is_held:
+            given_back += ", the rest by `devloop image gc` once no run needs its files"
+        say(f"removed {reference}: {given_back}")
     return 0
 
 
@@ -219,7 +222,10 @@ def _say_verified(verified: Verified) -> int:
     if not verified.damaged:
         say(f"all {verified.blobs:,} blobs of images are sound")
         return 0
-    say(f"{verified.damaged:,} damaged, and dropped: they are fetched again when they are touched")
+    say(
+        f"{verified.damaged:,} damaged, and dropped: the next run in their images brings them "
+        "again, and so does `devloop image pull`"
+    )
     return 1
 
 

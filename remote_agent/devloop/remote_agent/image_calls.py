@@ -138,11 +138,14 @@ async def inspect_image(agent: Agent, request: pb.InspectImageRequest) -> pb.Ins
 
 async def remove_image(agent: Agent, request: pb.RemoveImageRequest) -> pb.CollectImagesReply:
     wish = _named(agent, request.reference, request.workspace_id)
-    return collected(await agent.images.remove(wish))
+    found, is_held = await agent.images.remove(wish)
+    return collected(found, is_held=is_held)
 
 
-def collected(found: Collected) -> pb.CollectImagesReply:
-    return pb.CollectImagesReply(removed_blobs=found.removed_blobs, freed_bytes=found.removed_bytes)
+def collected(found: Collected, *, is_held: bool = False) -> pb.CollectImagesReply:
+    return pb.CollectImagesReply(
+        removed_blobs=found.removed_blobs, freed_bytes=found.removed_bytes, held=is_held
+    )
 
 
 async def push_image(agent: Agent, request: pb.PushImageRequest, context: Any) -> None:

@@ -388,16 +388,26 @@ class Images:
         """For a thread. Raises ImageMissing."""
         return details_of(self.store, self._get(wish))
 
-    async def remove(self, wish: Wish) -> Collected:
-        """Raises ImageMissing, ImageBusy, and ManyNames for an index of several images."""
+    async def remove(self, wish: Wish) -> tuple[Collected, bool]:
+        """Also: does a run need its files, so that they stay?
+
+        Raises ImageMissing, ImageBusy, and ManyNames for an index of several images.
+        """
         image = await asyncio.to_thread(self._get, wish, is_one=True)
-        return await self._collect(image.reference)
+        async with self._collection() as used:
+            self.store.unname(image.reference)
+            removed = await asyncio.to_thread(self._drop_all_but, used)
+            is_named = any(i.index_digest == image.index_digest for i in self.store.list())
+            return removed, image.index_digest in used and not is_named
 
     async def collect(self) -> Collected:
         """Raises ImageBusy."""
-        return await self._collect()
+        async with self._collection() as used:
+            return await asyncio.to_thread(self._drop_all_but, used)
 
-    async def _collect(self, *removed: str) -> Collected:
+    @contextlib.asynccontextmanager
+    async def _collection(self) -> AsyncGenerator[set[Digest], None]:
+        """With the indexes that runs need: whoever asks for another one meanwhile looks again."""
         async with self._collecting:
             if self._pulls:
                 names = ", ".join(wish.reference for wish in self._pulls)
@@ -405,10 +415,7 @@ class Images:
                 what = "was given up and has not ended yet" if given_up else "is under way"
                 raise ImageBusy(f"the pull of {names} {what}")
             self._collections += 1
-            for reference in removed:
-                self.store.unname(reference)
-            used = {*self._used(), *self._holds.held()}
-            return await asyncio.to_thread(self._drop_all_but, used)
+            yield {*self._used(), *self._holds.held()}
 
     def _drop_all_but(self, used: set[Digest]) -> Collected:
         live = {index.hex() for index in (*used, *(i.index_digest for i in self.store.list()))}

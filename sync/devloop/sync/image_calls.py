@@ -102,7 +102,7 @@ class ImageCalls:
         request = pb.RemoveImageRequest(reference=reference, workspace_id=workspace_id)
         with call_errors():
             reply = await self._stub.RemoveImage(request)
-        return Collected(reply.removed_blobs, reply.freed_bytes)
+        return Collected(reply.removed_blobs, reply.freed_bytes, reply.held)
 
     async def collect(self) -> Collected:
         with call_errors():

@@ -84,6 +84,7 @@ class ImageDetails(NamedTuple):
 class Collected(NamedTuple):
     removed_blobs: int
     freed_bytes: int
+    is_held: bool = False  # a container needs the image that was removed: its files stay
 
 
 class Pushed(NamedTuple):

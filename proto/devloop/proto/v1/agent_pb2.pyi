@@ -3013,17 +3013,21 @@ class CollectImagesReply(_message.Message):
 
     REMOVED_BLOBS_FIELD_NUMBER: _builtins.int
     FREED_BYTES_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     removed_blobs: _builtins.int
     freed_bytes: _builtins.int
+    held: _builtins.bool
+    """a container needs the image that was removed: its files stay"""
     def __init__(
         self,
         *,
         removed_blobs: _builtins.int = ...,
         freed_bytes: _builtins.int = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed_bytes", b"freed_bytes", "removed_blobs", b"removed_blobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed_bytes", b"freed_bytes", "held", b"held", "removed_blobs", b"removed_blobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
