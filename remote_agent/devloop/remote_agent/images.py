@@ -66,7 +66,6 @@ class ImageStep(IntEnum):
 
     RESOLVING = 1
     FETCHING = 2
-    PREFETCHING = 3
     MOUNTING = 4
 
 

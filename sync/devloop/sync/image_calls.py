@@ -28,7 +28,6 @@ __all__ = ["ImageCalls"]
 _PHASES: dict[int, ImagePhase] = {
     pb.IMAGE_STEP_RESOLVING: "resolving",
     pb.IMAGE_STEP_FETCHING: "fetching",
-    pb.IMAGE_STEP_PREFETCHING: "prefetching",
     pb.IMAGE_STEP_MOUNTING: "mounting",
 }
 

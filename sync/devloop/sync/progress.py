@@ -18,7 +18,7 @@ __all__ = ["ImagePhase", "InstallPhase", "Progress", "Step"]
 
 Step: TypeAlias = Literal["connect", "install", "image", "scan", "upload", "apply"]
 InstallPhase: TypeAlias = Literal["fetching", "python", "sending", "unpacking"]
-ImagePhase: TypeAlias = Literal["resolving", "fetching", "prefetching", "mounting"]
+ImagePhase: TypeAlias = Literal["resolving", "fetching", "mounting"]
 
 PAUSE_S = 0.2  # work that goes on within it is the same work
 

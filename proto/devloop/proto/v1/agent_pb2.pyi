@@ -185,8 +185,6 @@ class _ImageStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageStep.V
     """asking the registry"""
     IMAGE_STEP_FETCHING: _ImageStep.ValueType  # 2
     """layers"""
-    IMAGE_STEP_PREFETCHING: _ImageStep.ValueType  # 3
-    """what programs touched at their last start"""
     IMAGE_STEP_MOUNTING: _ImageStep.ValueType  # 4
     """its metadata is written"""
 
@@ -197,8 +195,6 @@ IMAGE_STEP_RESOLVING: ImageStep.ValueType  # 1
 """asking the registry"""
 IMAGE_STEP_FETCHING: ImageStep.ValueType  # 2
 """layers"""
-IMAGE_STEP_PREFETCHING: ImageStep.ValueType  # 3
-"""what programs touched at their last start"""
 IMAGE_STEP_MOUNTING: ImageStep.ValueType  # 4
 """its metadata is written"""
 Global___ImageStep: _TypeAlias = ImageStep  # noqa: Y015
