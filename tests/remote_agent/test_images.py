@@ -15,7 +15,7 @@ from tests.images.meddler import meddle
 from tests.images.registry import missing_program, start_registry
 
 from devloop.cafs.digest import digest_of
-from devloop.cafs.errors import BlobMissing
+from devloop.cafs.errors import BlobMissing, DevloopError
 from devloop.cafs.images import Collected, ImageMissing
 from devloop.remote_agent.images import Brought, ImageBusy, Images, Told, Wish
 
@@ -126,6 +126,13 @@ async def test_a_relative_path_starts_in_the_workspace_for_all_that_is_done_with
     assert image.reference == f"oci:{tmp_path}/layout:latest"
     assert images.inspect(wish).image == image
     assert (await images.remove(wish))[0].removed_blobs == 1
+
+
+async def test_a_relative_path_without_a_workspace_is_not_looked_up_anywhere(
+    images: Images,
+) -> None:
+    with pytest.raises(DevloopError, match=r"oci:\./layout: nothing of this project is on the box"):
+        await ensured(images, Wish("oci:./layout"))
 
 
 class TestWhole:

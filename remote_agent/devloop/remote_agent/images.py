@@ -51,6 +51,14 @@ class ImageBusy(DevloopError):
     hint = "try again when the pull has ended"
 
 
+class NoWorkspace(DevloopError):
+    """A relative path starts in the project's files on the box."""
+
+    hint = (
+        "`devloop exec --image host -- true` brings them there; or name an absolute path of the box"
+    )
+
+
 class ManyNames(DevloopError):
     """Which of several images is to be removed?"""
 
@@ -449,9 +457,11 @@ def _name_of(wish: Wish) -> str:
     from devloop.cafs.oci.source import normalised
 
     kind, colon, path = wish.reference.partition(":")
-    if colon and kind in _PATH_KINDS and wish.workspace is not None and path[:1] not in "/~":
-        return normalised(f"{kind}:{wish.workspace / path}")
-    return normalised(wish.reference)
+    if not colon or kind not in _PATH_KINDS or path[:1] in ("", "/", "~"):
+        return normalised(wish.reference)
+    if wish.workspace is None:
+        raise NoWorkspace(f"{wish.reference}: nothing of this project is on the box yet")
+    return normalised(f"{kind}:{wish.workspace / path}")
 
 
 def _has_changed(image: Image, wish: Wish) -> bool:
