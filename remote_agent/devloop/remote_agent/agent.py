@@ -29,7 +29,7 @@ from .images import Images
 from .metrics import Metrics
 from .run_stop import stop_run
 from .runs import Runs
-from .served import line_of
+from .served import Served
 from .spawn import Spawner
 from .tasks import Tasks
 from .warmth import WarmthDesk
@@ -134,6 +134,7 @@ class Agent:
         self.containers.on_served = self._tell_runs
         self.containers.on_ending = self._on_container_ending
         self.profiles = ImageProfiles(self.containers)
+        self._served = Served()
         self.spawner = Spawner(state_dir / "zygotes", containers=self.containers)
         self.warmth = WarmthDesk(self.spawner, self.containers)
         self.metrics = Metrics(state_dir)
@@ -246,9 +247,7 @@ class Agent:
         """What the file server of an image says is said to the runs that read from it."""
         self.profiles.heard(container, event)
         self.warmth.heard(container, event)
-        if (line := line_of(event)) is not None:
-            for run in self._runs_in(container):
-                run.say(line)
+        self._served.tell(event, partial(self._runs_in, container))
 
     def _on_container_ending(self, container: ContainerSpec, why: str) -> None:
         for run in self._runs_in(container):
