@@ -138,6 +138,7 @@ def test_an_unknown_key_names_file_line_and_nearest_key(project: Path) -> None:
         ("\nrun = 3", "devloop.toml:2: run must be a table", "[run]"),
         ("xyzzy.a = 3", "devloop.toml:1: unknown key xyzzy", "the keys are target,"),
         ("target = '-oX'", "devloop.toml:1: target is not right: '-oX' is no SSH", "~/.ssh/config"),
+        ("image = ''", "devloop.toml:1: image must be the reference of an image", "oci:./dir"),
         ("image = 'a b'", "devloop.toml:1: image must be the reference of an image", "oci:./dir"),
         (
             "store = ['/srv']",

@@ -119,8 +119,8 @@ def read_ssh_client(value: object) -> SshClient:
 
 def read_image(value: object) -> str:
     """ "host", or a reference, which the box reads."""
-    words = read_string(value)
-    if any(character.isspace() for character in words) or len(words) > 4096:
+    words = value if isinstance(value, str) else ""
+    if not words or any(character.isspace() for character in words) or len(words) > 4096:
         raise _must_be("the reference of an image", value, 'such as "ubuntu:24.04" or "oci:./dir"')
     return words
 
