@@ -178,6 +178,16 @@ class TestWhole:
         (note,) = found.notes
         assert "cannot be had" in note
 
+    async def test_who_gives_blobs_under_no_name_gives_them_all_the_same(
+        self, images: Images, pull: Wish, tiers: tuple[Path, Path]
+    ) -> None:
+        await ensured(images, pull)
+        for tier in tiers:
+            shutil.rmtree(tier / "refs")
+        found = await brought(images, pull, refresh=True)
+        assert images.store.is_complete(found.image.index_digest)
+        assert found.notes == ()
+
     async def test_without_the_registry_it_is_whole_or_an_error(
         self, images: Images, pull: Wish, tiers: tuple[Path, Path], tmp_path: Path
     ) -> None:

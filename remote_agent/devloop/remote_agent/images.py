@@ -285,21 +285,21 @@ class Images:
             return index
         if index is None:
             index = tiers.index(source.manifest_digest)
-        if index is not None and tiers and not wish.whole:
+        if index is not None and tiers and self._is_brought(index, wish, tiers, pull):
             pull.notes = tiers.notes(_name_of(wish)) if tiers.giver else []
             return index
-        pull.notes = tiers.notes(_name_of(wish))
-        if index is not None and tiers and self._are_brought(index, tiers, pull):
-            return index
+        pull.notes += tiers.notes(_name_of(wish))
         return self.store.add(self._ingest(source, pull))
 
-    def _are_brought(self, index: Digest, tiers: ImageTiers, pull: _Pull) -> bool:
+    def _is_brought(self, index: Digest, wish: Wish, tiers: ImageTiers, pull: _Pull) -> bool:
+        """As far as the wish has it. False where tiers no longer have a blob."""
         from devloop.cafs.tiers import BlobUnavailable
 
         try:
-            self._bring_blobs(index, tiers, pull)
+            if wish.whole:
+                self._bring_blobs(index, tiers, pull)
         except BlobUnavailable as error:
-            pull.notes.append(f"{error}: all of it is fetched")
+            pull.notes.append(f"{error}: all of the image is fetched")
             return False
         return True
 
