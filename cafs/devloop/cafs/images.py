@@ -171,6 +171,8 @@ class ImageStore:
         if not self.index_path(digest).exists():
             self.mark_incomplete(digest)  # a server that outlived the last one may have marked it
             self._write(self.index_path(digest), data)
+        if not self._config_path(digest).exists():
+            self._write(self._config_path(digest), index.config)
         return digest
 
     def index(self, digest: Digest) -> Index:
@@ -196,12 +198,13 @@ class ImageStore:
         if self.metadata_path(digest).exists() and self._config_path(digest).exists():
             return False
         decoded = self.index(digest) if index is None else index
-        self._write(self._config_path(digest), decoded.config)
+        if not self._config_path(digest).exists():
+            self._write(self._config_path(digest), decoded.config)
         self._write(self.metadata_path(digest), lambda file: write_metadata(decoded, file))
         return True
 
     def config(self, digest: Digest) -> bytes:
-        """The image's OCI configuration, JSON, once `ensure_metadata` was called.
+        """The image's OCI configuration, JSON.
 
         Raises ImageMissing.
         """

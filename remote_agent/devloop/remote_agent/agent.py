@@ -21,7 +21,7 @@ from devloop.cafs.store import DiskStore
 from .chunk_index import ChunkIndex
 from .cleaning import delete_removed, read_origin, store_bytes
 from .container.pool import Containers
-from .container_request import command_of, container_spec, indexes_of
+from .container_request import command_of, container_spec, indexes_of, own_command
 from .gpu_choice import Busy
 from .gpu_desk import GpuDesk
 from .image_profiles import ImageProfiles
@@ -236,6 +236,8 @@ class Agent:
 
     def _announce(self, index: Digest, command: Sequence[bytes]) -> None:
         """To the file server that will be needed, from a thread."""
+        with contextlib.suppress(DevloopError):  # who runs it is told
+            command = command or own_command(self.images, index)
         profile = self.profiles.path_for(self.images.store, index, command)
         tell = partial(self.containers.announce, self.images.root, index, profile)
         self._loop.call_soon_threadsafe(tell)

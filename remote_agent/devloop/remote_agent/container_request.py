@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from .container_wish import ContainerWish
     from .images import Images
 
-__all__ = ["MountMissing", "NoCommand", "command_of", "container_spec", "indexes_of", "mount_level"]
+__all__ = [
+    "MountMissing",
+    "NoCommand",
+    "command_of",
+    "container_spec",
+    "indexes_of",
+    "mount_level",
+    "own_command",
+]
 
 
 class MountMissing(DevloopError):
@@ -44,10 +52,15 @@ def command_of(wish: ContainerWish, images: Images) -> tuple[bytes, ...]:
 
     Raises NoCommand, BadImageConfig.
     """
-    image = ImageConfig.parse(images.store.config(wish.index))
-    if not image.command:
+    command = own_command(images, wish.index)
+    if not command:
         raise NoCommand(f"{wish.reference or 'the image'} has neither an Entrypoint nor a Cmd")
-    return tuple(map(os.fsencode, image.command))
+    return command
+
+
+def own_command(images: Images, index: Digest) -> tuple[bytes, ...]:
+    """Empty where the image has none. Raises ImageMissing, BadImageConfig."""
+    return tuple(map(os.fsencode, ImageConfig.parse(images.store.config(index)).command))
 
 
 def container_spec(
