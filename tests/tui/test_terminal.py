@@ -141,6 +141,20 @@ def test_the_failing_line_is_opened_in_the_editor(box: Box, tmp_path: Path) -> N
         terminal.wait_for("q quit")
 
 
+def test_an_editor_that_is_not_there_is_told_in_the_screen(box: Box) -> None:
+    project = box.project(main="raise ValueError('boom')\n")
+    with open_terminal(box, project, *UP, VISUAL="/no/such/editor") as terminal:
+        terminal.wait_for("main.py:1")
+        terminal.type("o")
+        terminal.wait_for("/no/such/editor: No such file")
+        terminal.wait_for("q quit")
+        terminal.type("r")
+        terminal.wait_for("✗ run 2 exit 1")
+        terminal.type("q")
+        assert terminal.wait_for_end() == 0
+        terminal.assert_given_back()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_the_terminal_is_given_back(box: Box, number: int) -> None:
     project = box.project(main=SLEEPER.format("up"))

@@ -44,12 +44,15 @@ class Lender:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """The terminal is another program's."""
-        with self._app.suspend():
-            self.is_lent = True
-            try:
-                yield
-            finally:
-                self.is_lent = False
-        self._app.refresh(layout=True)
-        self._on_back()
+        """The terminal is another program's, and the screen's again whatever ends that."""
+        suspended = self._app.suspend()
+        suspended.__enter__()
+        self.is_lent = True
+        try:
+            yield
+        finally:
+            self.is_lent = False
+            # Told of an error, it would leave the terminal as it is.
+            suspended.__exit__(None, None, None)
+            self._app.refresh(layout=True)
+            self._on_back()
