@@ -264,12 +264,18 @@ def test_a_root_that_vanishes_deletes_nothing_on_the_box(box: Box, harm: str) ->
     assert not files.exists()  # once there is something again, it is followed
 
 
-def test_a_changed_configuration_asks_for_a_restart(box: Box) -> None:
-    project = box.project(main="print('runs')")
+def test_a_configuration_that_is_saved_holds_for_the_next_run(box: Box) -> None:
+    project = box.project(main="import os\nprint('A is', os.environ.get('A'), os.listdir())")
+    (project / "notes.txt").write_text("")
     up = Up(box, project, "--", "python3", "main.py")
-    up.talk.wait_for(FINISHED)
-    save(project / "devloop.toml", 'run.env = {A = "1"}\n')
-    up.talk.wait_for("devloop.toml has changed")
+    up.out.wait_for("^A is None .*notes.txt")
+    save(project / "devloop.toml", '[run]\nenv = { A = "1" }\n[sync]\nignore = ["notes.txt"]\n')
+    assert "notes.txt" not in up.out.wait_for("^A is 1 .*")
+    up.talk.wait_for("devloop.toml has changed: the next run is as it says")
+    save(project / "devloop.toml", "[run\n")
+    up.talk.wait_for("devloop.toml:1:5: ")
+    up.talk.wait_for("what was configured before still holds")
+    up.out.wait_for("^A is 1 ", count=2)
     up.leave()
 
 

@@ -12,7 +12,7 @@ from textual.widgets import Input, OptionList
 from devloop.cafs.digest import digest_of
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.tree import File, encode_node
-from devloop.sync.events import Connected, Reconnecting, RunLost
+from devloop.sync.events import Connected, Reconfigured, Reconnecting, RunLost
 from devloop.tui.app import UpApp
 from devloop.tui.dialogs import AskCommand, AskLeave, Help
 from devloop.tui.diffs import DiffScreen
@@ -21,6 +21,7 @@ from devloop.tui.log.pane import LogPane
 from devloop.tui.log.sgr import plain
 from devloop.tui.panes import Lines
 from devloop.tui.state import Link
+from devloop.tui.themes import theme_for
 
 from .fakes import (
     TRACEBACK,
@@ -96,6 +97,11 @@ async def opened(
             await screen.until_open()
             app.event(connected())
         yield screen
+
+
+def shown_log(screen: Screen) -> str:
+    store = screen.app.log_pane.model.store
+    return "\n".join(plain(store.line(at).text) for at in range(store.first, store.end))
 
 
 def live(screen: Screen, number: int = 1) -> None:
@@ -453,6 +459,21 @@ async def test_a_session_that_cannot_be_opened_says_why_and_r_tries_again() -> N
         screen.app.event(connected())
         await screen.settle()
         assert not screen.shows("card")
+
+
+async def test_another_configuration_is_taken_over_and_told() -> None:
+    async with opened() as screen:
+        ground = screen.ground
+        ground.command = "python other.py"
+        ground.facts = ground.facts._replace(theme="16", keys={"rerun": "f5"})
+        screen.app.event(Reconfigured("devloop.toml has changed"))
+        await screen.settle()
+        assert screen.app.theme == theme_for("16")
+        assert "other.py" in screen.text("head")
+        assert "F5 rerun" in screen.text("keys") or "f5 rerun" in screen.text("keys")
+        assert "devloop.toml has changed" in shown_log(screen)
+        await screen.press("f5", "r")
+        assert screen.loop.calls == ["rerun"]
 
 
 async def test_a_loop_that_ends_does_not_close_the_screen() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from devloop.sync.events import (
     Notice,
     Paused,
     Pulled,
+    Reconfigured,
     Reconnecting,
     RunFinished,
     RunLost,
@@ -31,7 +31,6 @@ from devloop.sync.model import LogRecord
 
 from .common import say, say_kept, say_problems, say_saved_aside, shown_command
 from .output import StreamSink
-from .project import CONFIG_NAME
 from .statusline import status_line
 from .words import duration, printable, seconds, size
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from devloop.sync.loop import Loop
     from devloop.sync.model import Run
 
-    from .config import Config
+    from .renewal import LiveConfig
 
 __all__ = ["Plain", "describe_stages", "describe_start"]
 
@@ -54,9 +53,9 @@ LONGEST_STAGES = 96  # with the indentation, one line of 99 columns
 class Plain:
     """Renders one loop's events."""
 
-    def __init__(self, loop: Loop, config: Config) -> None:
+    def __init__(self, loop: Loop, live: LiveConfig) -> None:
         self._loop = loop
-        self._config = config
+        self._live = live
         self._sink = StreamSink()
         self._cycles: dict[int, Cycle] = {}
         self._interrupted_at = -LEAVE_WITHIN_S  # of `time.monotonic`
@@ -83,7 +82,6 @@ class Plain:
                 if event.run.start_note:
                     warmth = "cold" if event.run.start_kind == "cold" else "warm"
                     say(f"{warmth} start: {event.run.start_note}")
-                self._note_configuration(event.paths)
             case FirstOutput(number, cycle):
                 self._cycles[number] = cycle
             case RunFinished(run):
@@ -92,9 +90,10 @@ class Plain:
                 say(f"run {number} ■ lost with its agent; save to run again")
             case Connected(facts):
                 self._lost.clear()
-                words = shown_command(self._config)
-                what = f"`{words}`" if self._config.run.command else words
-                say(f"watching {self._config.root}, running {what} on {facts.hostname}")
+                config = self._live.config
+                words = shown_command(config)
+                what = f"`{words}`" if config.run.command else words
+                say(f"watching {config.root}, running {what} on {facts.hostname}")
             case Reconnecting(reason):
                 self._lost_link(reason)
             case Waiting(runs):
@@ -107,7 +106,7 @@ class Plain:
                 say_problems(problems)
             case Pulled():
                 self._pulled(event)
-            case Notice(text, hint):
+            case Notice(text, hint) | Reconfigured(text, hint):
                 say(text)
                 if hint:
                     say(f"hint: {hint}")
@@ -122,12 +121,6 @@ class Plain:
             first = not self._lost
             self._lost.add(reason)
             say(f"{reason}; trying again until it answers" if first else reason)
-
-    def _note_configuration(self, paths: tuple[bytes, ...]) -> None:
-        source = self._config.source_file
-        name = source.name if source is not None else CONFIG_NAME
-        if os.fsencode(name) in paths:
-            say(f"{name} has changed: leave, and start `devloop up` again to use it")
 
     def _rule(self, words: str) -> None:
         status_line.write(f"{RULE} {printable(words)} {RULE}\n")

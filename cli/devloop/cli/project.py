@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 __all__ = [
+    "CONFIG_FILES",
     "CONFIG_NAME",
     "ConfigFile",
     "Project",
@@ -32,6 +33,7 @@ __all__ = [
 
 CONFIG_NAME = "devloop.toml"
 _PYPROJECT_NAME = "pyproject.toml"
+CONFIG_FILES = (CONFIG_NAME, _PYPROJECT_NAME)
 _PYPROJECT_TABLE = ("tool", "devloop")
 _SYNTAX_ERROR = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 

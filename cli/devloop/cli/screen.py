@@ -21,6 +21,7 @@ from .common import LOCAL, forwarded_ports, project_of, say, shown_command, targ
 from .config import HOST_IMAGE
 from .errors import ConfigError, UsageError
 from .project import CONFIG_NAME
+from .renewal import LiveConfig
 
 if TYPE_CHECKING:
     import argparse
@@ -63,7 +64,11 @@ class ProjectGround:
     def __init__(self, args: argparse.Namespace, config: Config) -> None:
         self.progress = Progress()
         self._args = args
-        self._config = config
+        self._live = LiveConfig(args, config)
+
+    @property
+    def _config(self) -> Config:
+        return self._live.config
 
     @property
     def facts(self) -> Screenful:
@@ -100,8 +105,9 @@ class ProjectGround:
             raise ConfigError(f"this {error}", hint=error.hint) from None
         if not words:
             raise ConfigError("a command is needed", hint="python train.py")
-        _remember(self._config, command)
-        self._config = self._config._replace(run=self._config.run._replace(command=words))
+        config = self._config
+        _remember(config, command)
+        self._live.replace(config._replace(run=config.run._replace(command=words)))
 
     @contextlib.asynccontextmanager
     async def opened(self, *, may_ask: bool) -> AsyncIterator[Opened]:
@@ -110,11 +116,12 @@ class ProjectGround:
 
         from .looping import make_loop
 
+        self._live.renew_all()
         config = self._config
         target = self._target(may_ask=may_ask)
         session = await Session.open(project_of(config), target, self.progress)
         try:
-            loop = make_loop(self._args, config, session)
+            loop = make_loop(self._args, self._live, session)
             async with forwarded_ports(config, session, loop.tell):
                 yield Opened(session, loop)
         finally:

@@ -11,6 +11,7 @@ from .common import forwarded_ports, open_session
 from .looping import make_loop
 from .plain import Plain
 from .progress import shown_progress
+from .renewal import LiveConfig
 
 if TYPE_CHECKING:
     import argparse
@@ -25,8 +26,9 @@ LAST_EVENTS_S = 1.0
 async def up_in_lines(args: argparse.Namespace, config: Config) -> int:
     progress = Progress()
     async with shown_progress(progress), open_session(config, progress) as session:
-        loop = make_loop(args, config, session)
-        front_end = Plain(loop, config)
+        live = LiveConfig(args, config)
+        loop = make_loop(args, live, session)
+        front_end = Plain(loop, live)
         async with forwarded_ports(config, session, loop.tell), asyncio.TaskGroup() as tasks:
             showing = tasks.create_task(front_end.show())
             with front_end.signals():

@@ -21,6 +21,7 @@ __all__ = [
     "Notice",
     "Paused",
     "Pulled",
+    "Reconfigured",
     "Reconnecting",
     "RunFinished",
     "RunLost",
@@ -140,6 +141,13 @@ class Paused(NamedTuple):
     paused: bool
 
 
+class Reconfigured(NamedTuple):
+    """The project's configuration has changed, or wanted to; in words."""
+
+    text: str
+    hint: str = ""
+
+
 SessionEvent: TypeAlias = (
     Connected
     | Reconnecting
@@ -152,5 +160,6 @@ SessionEvent: TypeAlias = (
     | Pulled
     | Notice
     | Paused
+    | Reconfigured
     | LogRecord
 )

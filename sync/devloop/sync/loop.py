@@ -12,7 +12,7 @@ import gc
 import signal
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.tree import File
@@ -26,6 +26,7 @@ from .events import (
     Notice,
     Paused,
     Pulled,
+    Reconfigured,
     Reconnecting,
     RunFinished,
     RunLost,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from .session import Session
     from .watch import Hint
 
-__all__ = ["Loop", "LoopConfig"]
+__all__ = ["Loop", "LoopConfig", "Renewed"]
 
 EVENT_QUEUE = 1000  # a front end that lags slows the reading of logs
 KILL_ANSWER_S = 2.0
@@ -61,12 +62,26 @@ FRESH_SAVE_S = 10.0  # an older mtime says nothing about when the file was saved
 
 @dataclass(frozen=True, slots=True)
 class LoopConfig:
-    """What `up` was asked to do. `spec` makes the next run's specification from its reason."""
+    """What `up` was asked to do. `spec` makes the next run's specification from its reason.
+
+    `renew` is asked after each scan, before anything is done about it; None: all is as before.
+    """
 
     spec: Callable[[str], RunSpec]
     on_save: plan.OnSave
     save_signal: int
     debounce_s: float
+    renew: Callable[[], Renewed | None] = lambda: None
+
+
+class Renewed(NamedTuple):
+    """What `up` is asked to do from now on, and what there is to say of that."""
+
+    config: LoopConfig
+    ignore: tuple[str, ...]
+    outputs: tuple[str, ...]
+    text: str
+    hint: str = ""
 
 
 @dataclass(slots=True)
@@ -462,6 +477,7 @@ class Loop:
             return
         self._saved.times.scan_s += time.perf_counter() - began
         await self._tell_root(None)
+        await self._renew()
         if scan.problems:
             await self.events.put(Skipped(scan.problems))
         suspicious = await self._is_suspicious(scan)
@@ -471,6 +487,15 @@ class Loop:
                 scan.tree.digest, tuple(change.path for change in scan.changed), suspicious
             )
         )
+
+    async def _renew(self) -> None:
+        renewed = self._config.renew()
+        if renewed is None:
+            return
+        self._config, self._planner.on_save = renewed.config, renewed.config.on_save
+        if self._session.sort_out(renewed.ignore, renewed.outputs):
+            self._inbox.put_nowait(plan.DirsChanged(None))  # no run starts before that scan
+        await self.events.put(Reconfigured(renewed.text, renewed.hint))
 
     async def _tell_root(self, gone: RootGone | None) -> None:
         """The project's folder goes, and comes back: each is told once."""

@@ -112,6 +112,10 @@ class Scanner:
         self.full_scan_s = time.perf_counter() - started
         return scan
 
+    def judge_by(self, ignore: Ignore) -> None:
+        """From the next look at everything on. No scan is under way."""
+        self._ignore = ignore
+
     def abandon(self) -> None:
         """Nobody waits for a full scan that is under way: it soon raises Abandoned. Safe on
         another thread."""

@@ -190,6 +190,15 @@ class Session:
                     self.client, wanted, self.workspace, self.progress, self.project.command
                 )
 
+    def sort_out(self, ignore: tuple[str, ...], outputs: tuple[str, ...]) -> bool:
+        """From the next scan of everything on, these stay out. Whether that is another choice."""
+        new = self.project._replace(ignore=ignore, outputs=outputs)
+        if new == self.project:
+            return False
+        self.project = new
+        self.scanner.judge_by(Ignore(new.root, ignore=ignore, outputs=outputs))
+        return True
+
     def placed(self, spec: RunSpec) -> RunSpec:
         """The same, to be run where the project's runs live."""
         return spec._replace(container=self._container)

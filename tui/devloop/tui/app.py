@@ -22,7 +22,14 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Input
 
 from devloop.cafs.errors import DevloopError
-from devloop.sync.events import Connected, Reconnecting, RunFinished, RunLost, RunStarted
+from devloop.sync.events import (
+    Connected,
+    Reconfigured,
+    Reconnecting,
+    RunFinished,
+    RunLost,
+    RunStarted,
+)
 from devloop.sync.model import LogRecord, LogStream
 
 from .board import PANES, Board
@@ -79,6 +86,7 @@ class UpApp(Board):
             os.environ["NO_COLOR"] = no_color
         self.last_words: list[str] = []
         self._ground = ground
+        self._facts = facts
         self._lender = Lender(self, self._terminal_back)
         self._feed = Feed(ground, self, self._lender.lent)
         self._shown_run: int | None = None  # None: the newest
@@ -86,9 +94,12 @@ class UpApp(Board):
         self._lost_reasons: set[str] = set()
         for theme in THEMES:
             self.register_theme(theme)
-        wanted = theme_for(facts.theme)
-        self.theme = wanted if wanted in self.available_themes else theme_for("")
+        self._take_theme(facts.theme)
         self.set_keymap(keys)
+
+    def _take_theme(self, name: str) -> None:
+        wanted = theme_for(name)
+        self.theme = wanted if wanted in self.available_themes else theme_for("")
 
     @property
     def is_hidden(self) -> bool:
@@ -168,7 +179,10 @@ class UpApp(Board):
                     self._lost_reasons.add(reason)
                     what = "agent gone" if self._view.is_local else "link lost"
                     self._tell(Said(f"{what}: {reason}", "warning"))
+            case Reconfigured():
+                self._take_facts()
             case Connected():
+                self._take_facts()
                 self._lost_reasons.clear()
                 if was_lost and self._view.agents > agents:
                     self._tell(Said("another agent answers: the files are checked", "warning"))
@@ -205,8 +219,20 @@ class UpApp(Board):
         self._view.rtt_s = rtt_s
 
     def over(self, error: DevloopError | None) -> None:
+        self._take_facts()
         self._view.session_over(error, self._clock())
         self.touch()
+
+    def _take_facts(self) -> None:
+        """Of a configuration that may be another one than before."""
+        before, now = self._facts, self._ground.facts
+        view, self._facts = self._view, now
+        view.target, view.image, view.command = now.target, now.image, self._ground.command
+        if now.theme != before.theme:
+            self._take_theme(now.theme)
+        if now.keys != before.keys:
+            self._keys = keymap(now.keys)
+            self.set_keymap(self._keys)
 
     def _tell(self, said: Said) -> None:
         """In the log, and where the log's end is out of sight, in front of it."""

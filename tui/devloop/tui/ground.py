@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 
 class Screenful(NamedTuple):
-    """What is told once, and stays."""
+    """Of the configuration. `project` and `root` stay; the rest is asked for when it changes."""
 
     target: str
     project: str  # its folder's name

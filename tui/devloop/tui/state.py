@@ -20,6 +20,7 @@ from devloop.sync.events import (
     Notice,
     Paused,
     Pulled,
+    Reconfigured,
     Reconnecting,
     RunFinished,
     RunLost,
@@ -278,7 +279,7 @@ class View:
                     self.tell(f"skipped {path!r}: {problem.reason}", "", now_s)
             case Pulled():
                 self.pulled = event
-            case Notice(text, hint):
+            case Notice(text, hint) | Reconfigured(text, hint):
                 self.tell(text, hint, now_s)
             case Paused(paused):
                 self.is_paused = paused

@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from devloop.sync.events import Notice, Paused, Pulled, RunLost, RunStarted, Skipped, Waiting
+from devloop.sync.events import (
+    Notice,
+    Paused,
+    Pulled,
+    Reconfigured,
+    RunLost,
+    RunStarted,
+    Skipped,
+    Waiting,
+)
 from devloop.sync.model import LogStream
 
 from .words import plain, size
@@ -35,7 +44,7 @@ def said_of(event: SessionEvent) -> Iterator[Said]:
             for aside in event.saved_aside:
                 path, kept = os.fsdecode(aside.path), os.fsdecode(aside.kept_at)
                 yield Said(f"{path} had changed on the box; that version is kept at {kept}")
-        case Notice(text, hint):
+        case Notice(text, hint) | Reconfigured(text, hint):
             yield Said(text, hint=hint)
         case RunLost(number):
             yield Said(
