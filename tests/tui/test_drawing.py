@@ -16,7 +16,7 @@ from devloop.sync.progress import Progress
 from devloop.tui.cards import card
 from devloop.tui.details import run_line, runs_title, sync_pane
 from devloop.tui.driver import InputBytes, events_in
-from devloop.tui.failure import last_exception, raised_at
+from devloop.tui.failure import Output, Words, explained
 from devloop.tui.header import cycle_line, header, progress_line, status_line
 from devloop.tui.keys import KEYS, footer, keymap
 from devloop.tui.programs import debugger_words, editor_argv, local_path
@@ -261,18 +261,21 @@ def test_numbers_take_few_columns() -> None:
 
 
 def test_a_traceback_of_a_library_points_at_the_project_s_own_line() -> None:
-    lines = [
-        "Traceback (most recent call last):",
-        '  File "/w/demo-1/files/a.py", line 3, in <module>',
-        '  File "/usr/lib/python3/site-packages/torch/nn.py", line 9, in f',
-        "torch.cuda.OutOfMemoryError: CUDA out of memory",
-    ]
-    assert raised_at(lines, "demo") == ("/w/demo-1/files/a.py", 3)
-    inside = lines[1].replace("/w/demo-1/files", "/workspace")
-    assert raised_at([lines[0], inside, *lines[2:]], "demo") == ("/workspace/a.py", 3)
-    assert last_exception(lines) == "torch.cuda.OutOfMemoryError: CUDA out of memory"
-    assert raised_at(["nothing"]) is None
-    assert last_exception(["ValueError: printed by hand"]) == ""
+    text = """Traceback (most recent call last):
+  File "/w/demo-1/files/a.py", line 3, in <module>
+  File "/usr/lib/python3/site-packages/torch/nn.py", line 9, in f
+torch.cuda.OutOfMemoryError: CUDA out of memory
+"""
+
+    def words(text: str) -> Words:
+        output = Output()
+        output.add(text.encode(), is_stderr=True)
+        return explained(output, 1, 0, "demo")
+
+    assert words(text).place == ("/w/demo-1/files/a.py", 3)
+    assert words(text.replace("/w/demo-1/files", "/workspace")).place == ("/workspace/a.py", 3)
+    assert words(text).exception == "torch.cuda.OutOfMemoryError: CUDA out of memory"
+    assert words("nothing").place is None
 
 
 # -- keys, programs, input

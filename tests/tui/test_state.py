@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from devloop.cafs.errors import DevloopError
@@ -21,6 +23,9 @@ from .fakes import (
     sample,
     started,
 )
+
+if TYPE_CHECKING:
+    from devloop.sync.model import RunEnd
 
 
 @pytest.fixture
@@ -66,9 +71,11 @@ def test_a_run_that_was_stopped_on_purpose_has_not_failed(view: View) -> None:
 @pytest.mark.parametrize(
     ("text", "end"),
     [
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n", ended(1)),
-        ("", ended(137)),
-        ("", ended(0, signal=9, reason="killed by SIGKILL")),
+        (
+            "Traceback (most recent call last):\ntorch.OutOfMemoryError: CUDA out of memory\n",
+            ended(1),
+        ),
+        ("Traceback (most recent call last):\nMemoryError\n", ended(1)),
         ("", ended(0, signal=9, reason="killed by SIGKILL (out of memory)")),
     ],
 )
@@ -81,6 +88,27 @@ def test_whoever_says_so_a_run_that_ran_out_of_memory_is_told_as_such(
     assert view.newest is not None
     assert view.newest.failure is not None
     assert view.newest.failure.is_oom
+
+
+@pytest.mark.parametrize("end", [ended(137), ended(0, signal=9, reason="killed by SIGKILL")])
+def test_a_kill_that_nobody_explains_may_be_for_want_of_memory(view: View, end: RunEnd) -> None:
+    view.sample(sample(), 0.0)
+    view.handle(started(1), 0.0)
+    view.handle(finished(1, end), 1.0)
+    assert view.newest is not None
+    assert view.newest.failure is not None
+    assert not view.newest.failure.is_oom
+    assert view.newest.failure.is_killed
+    assert view.newest.failure.memories
+
+
+def test_a_program_that_only_talks_of_memory_has_not_run_out_of_it(view: View) -> None:
+    view.handle(started(1), 0.0)
+    view.handle(printed(1, "handles OutOfMemoryError gracefully\n"), 0.0)
+    view.handle(finished(1, ended(2)), 1.0)
+    assert view.newest is not None
+    assert view.newest.failure is not None
+    assert not view.newest.failure.is_oom
 
 
 def test_percentiles_are_those_of_the_session_s_saves(view: View) -> None:

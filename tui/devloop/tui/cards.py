@@ -22,6 +22,7 @@ __all__ = ["card"]
 
 MEMORY_COLUMNS = 60
 PROCESSES_SHOWN = 2
+KILLED_WORDS = "by somebody, or for want of memory, of which the kernel's log says nothing"
 
 
 def card(view: View, width: int, now_s: float) -> list[Line]:
@@ -68,12 +69,14 @@ def _exit_lines(row: RunRow, width: int) -> list[Line]:
     assert row.failure is not None
     words = f"run {row.number} {row.end.words} after {seconds(row.end.wall_s)}"
     lines: list[Line] = [[Span(" ✗ ", "bad"), Span(words, "strong")]]
-    if row.failure.exception:
-        lines.append([Span("   "), Span(plain(row.failure.exception), "bad")])
-    elif row.end.start_failed:
-        lines.append([Span("   "), Span(plain(row.end.reason), "bad")])
-        if row.end.detail:
-            lines.append([Span("   hint: ", "dim"), Span(plain(row.end.detail))])
+    if row.failure.words:
+        lines.append([Span("   "), Span(plain(row.failure.words), "bad")])
+    if row.end.start_failed and row.end.detail:
+        lines.append([Span("   hint: ", "dim"), Span(plain(row.end.detail))])
+    if row.failure.is_killed:
+        lines.append([Span(f"   {KILLED_WORDS}", "dim")])
+    for memory in row.failure.memories:
+        lines += _memory_lines(memory, width)
     place = row.failure.place
     if place is not None:
         where = f"{plain(in_project(place.path))}:{place.line}"
@@ -98,9 +101,6 @@ def _oom_lines(row: RunRow, width: int) -> list[Line]:
         lines.append([Span(f"   largest process of the run {size(end.peak_memory_bytes)}")])
     if end.is_out_of_memory:
         lines.append([Span("   kernel: ", "dim"), Span(plain(end.detail))])
-    elif not failure.exception:
-        words = f"{end.words}, which nobody here has asked for; the kernel's log says nothing"
-        lines.append([Span(f"   {words}", "dim")])
     return lines
 
 

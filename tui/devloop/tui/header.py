@@ -136,9 +136,9 @@ def _paused(view: View) -> Line:
 
 
 def _exception(row: RunRow | None) -> Line:
-    if row is None or row.failure is None or not row.failure.exception:
+    if row is None or row.failure is None or not row.failure.words:
         return []
-    return [Span(plain(row.failure.exception), "bad")]
+    return [Span(plain(row.failure.words), "bad")]
 
 
 def _place(view: View, row: RunRow | None) -> Line:

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from signal import SIGKILL
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from devloop.sync.events import (
@@ -31,7 +32,7 @@ from devloop.sync.events import (
 from devloop.sync.metrics import GpuState
 from devloop.sync.model import LogRecord, LogStream
 
-from .failure import Tail, is_out_of_memory, last_exception, raised_at
+from .failure import Output, explained, says_out_of_memory
 from .series import Series, percentile
 
 if TYPE_CHECKING:
@@ -91,10 +92,16 @@ class MemoryPast(NamedTuple):
 class Failure(NamedTuple):
     """How a run failed, in words for its card."""
 
-    exception: str  # the line of the last traceback that names it; empty: there is none
+    exception: str  # the line of its traceback that names it; empty: there is none
+    last_words: str  # without an exception: what else says why; may be empty
     place: Place | None
-    is_oom: bool
-    memories: tuple[MemoryPast, ...] = ()  # where it ran out of memory: as they were at its end
+    is_oom: bool  # for sure
+    is_killed: bool  # by a signal that nobody sent who would say so: memory is a usual cause
+    memories: tuple[MemoryPast, ...] = ()  # of either of the two: as they were at its end
+
+    @property
+    def words(self) -> str:
+        return self.exception or self.last_words
 
 
 @dataclass(slots=True)
@@ -117,7 +124,7 @@ class RunRow:
     ended_s: float = 0.0
     is_lost: bool = False  # with its agent: how it ended is not known
     failure: Failure | None = None
-    tail: Tail = field(default_factory=Tail)
+    output: Output = field(default_factory=Output)
 
     @property
     def is_live(self) -> bool:
@@ -356,7 +363,7 @@ class View:
     def _record(self, record: LogRecord) -> None:
         row = self.runs.get(record.run)
         if row is not None and record.stream in (LogStream.STDOUT, LogStream.STDERR):
-            row.tail.add(record.data)
+            row.output.add(record.data, is_stderr=record.stream is LogStream.STDERR)
 
     def _finished(self, run: Run, now_s: float) -> None:
         row = self.runs.get(run.number)
@@ -365,10 +372,10 @@ class View:
         row.end, row.ended_s, row.is_lost = run.end, now_s, False
         row.start_kind, row.start_note = run.start_kind, run.start_note
         if row.has_failed:
-            row.failure = failure_of(row.tail.lines(), run.end, self.project)
-            if row.failure.is_oom:
+            row.failure = failure_of(row.output, run.end, self.project)
+            if row.failure.is_oom or row.failure.is_killed:
                 row.failure = row.failure._replace(memories=self._memories(run))
-        row.tail = Tail()
+        row.output = Output()
 
     def _memories(self, run: Run) -> tuple[MemoryPast, ...]:
         """Of the run's GPUs, else of the fullest ones; then of the host."""
@@ -451,9 +458,13 @@ class View:
         return age_s if age_s > STALE_AFTER_S or self.link is not Link.UP else 0.0
 
 
-def failure_of(lines: list[str], end: RunEnd, project: str) -> Failure:
+def failure_of(output: Output, end: RunEnd, project: str) -> Failure:
+    words = explained(output, end.exit_code, end.signal, project)
+    is_oom = end.is_out_of_memory or says_out_of_memory(words.exception)
     return Failure(
-        exception=last_exception(lines),
-        place=raised_at(lines, project),
-        is_oom=is_out_of_memory(lines, end.exit_code, end.signal, end.reason),
+        exception=words.exception,
+        last_words=end.reason if end.start_failed else words.last,
+        place=words.place,
+        is_oom=is_oom,
+        is_killed=not is_oom and end.status == 128 + SIGKILL,
     )
