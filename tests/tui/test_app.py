@@ -262,6 +262,19 @@ async def test_ctrl_c_copies_a_selection_before_it_interrupts() -> None:
         assert screen.loop.calls == ["interrupt"]
 
 
+async def test_ctrl_c_gives_up_a_pattern_and_nothing_else() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.app.event(printed(1, "one\nstep\n"))
+        await screen.settle()
+        await screen.press("slash", *"step", "ctrl+c")
+        assert screen.loop.calls == []
+        assert not isinstance(screen.app.focused, Input)
+        assert "/step" not in screen.app.log_pane.title_text
+        await screen.press("ctrl+c")
+        assert screen.loop.calls == ["interrupt"]
+
+
 async def test_ctrl_c_leaves_only_at_the_second_time_when_nothing_runs() -> None:
     async with opened() as screen:
         await screen.press("ctrl+c")

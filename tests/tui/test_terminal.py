@@ -250,6 +250,24 @@ def test_ctrl_c_interrupts_the_run_and_twice_leaves(box: Box) -> None:
         terminal.assert_given_back()
 
 
+def test_ctrl_c_while_a_pattern_is_typed_leaves_the_run_alone(box: Box) -> None:
+    project = box.project(main=SLEEPER.format("up"))
+    with open_terminal(box, project, *UP) as terminal:
+        terminal.wait_for("▶ RUN 1")
+        terminal.type("/")
+        terminal.wait_for("a regular expression")
+        terminal.type("up")
+        terminal.wait_for("1 found")
+        terminal.type("\x03")
+        wait_until(lambda: "found" not in terminal.text)
+        assert "▶ RUN 1" in terminal.text
+        assert "interrupting" not in terminal.text
+        terminal.type("q")
+        terminal.wait_for("is live")
+        terminal.type("s")
+        assert terminal.wait_for_end() == 0
+
+
 def test_an_agent_that_is_ended_leaves_the_screen_and_r_comes_back() -> None:
     with open_box() as own_box:
         project = own_box.project(main="print('alive')")

@@ -38,6 +38,7 @@ from .driver import TerminalDriver
 from .feed import Feed
 from .keys import KEYS, key_words, keymap
 from .lending import Lender
+from .log.bar import PatternBar
 from .log.pane import LogPane
 from .panes import RunsPane
 from .programs import debugger_words, editor_argv, held_argv, local_path, pager_argv
@@ -283,6 +284,12 @@ class UpApp(Board):
             self._feed.loop.pause(not self._view.is_paused)
 
     def action_interrupt(self) -> None:
+        if isinstance(self.focused, PatternBar):  # the pattern is what is given up
+            self.focused.action_cancel()
+        else:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
         before, self._interrupted_s = self._interrupted_s, self._clock()
         if self._view.leaving:
             self._feed.leave(kill=True)
