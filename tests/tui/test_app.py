@@ -275,6 +275,26 @@ async def test_ctrl_c_gives_up_a_pattern_and_nothing_else() -> None:
         assert screen.loop.calls == ["interrupt"]
 
 
+async def test_ctrl_c_says_no_to_whatever_is_asked() -> None:
+    async with opened() as screen:
+        live(screen)
+        await screen.press("q")
+        assert isinstance(screen.app.screen, AskLeave)
+        await screen.press("ctrl+c")
+        assert not isinstance(screen.app.screen, AskLeave)
+        assert screen.loop.calls == []
+        await screen.press("colon", "ctrl+c")
+        assert screen.app.screen is screen.app.screen_stack[0]
+
+
+async def test_ctrl_c_leaves_where_no_command_is_known() -> None:
+    async with opened(FakeGround(command=""), waits=False) as screen:
+        while not isinstance(screen.app.screen, AskCommand):
+            await screen.pilot.pause(0.01)
+        await screen.press("ctrl+c")
+        assert not screen.app.is_running
+
+
 async def test_ctrl_c_leaves_only_at_the_second_time_when_nothing_runs() -> None:
     async with opened() as screen:
         await screen.press("ctrl+c")

@@ -327,6 +327,17 @@ def test_without_a_command_one_question_is_asked_and_remembered(box: Box) -> Non
     assert remembered["run"]["command"] == "python3 train.py"
 
 
+def test_ctrl_c_leaves_the_question_and_no_file(box: Box) -> None:
+    project = box.project(train="print('answered')")
+    with open_terminal(box, project, "up") as terminal:
+        terminal.wait_for("What shall run")
+        terminal.wait_for("python train.py")
+        wait_until(lambda: terminal.type("\x03") or terminal.process.poll() is not None)  # type: ignore[func-returns-value]
+        assert terminal.process.returncode == 0
+        terminal.assert_given_back()
+    assert not (project / "devloop.toml").exists()
+
+
 def test_an_answer_goes_into_the_file_that_is_there(box: Box) -> None:
     project = box.project(train="print('answered')")
     (project / "devloop.toml").write_text("# mine\n[run]\nstop_timeout = 1\n\n[sync]\n")

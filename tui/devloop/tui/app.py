@@ -294,7 +294,7 @@ class UpApp(Board):
         if self._view.leaving:
             self._feed.leave(kill=True)
         elif isinstance(self.screen, ModalScreen):
-            self.pop_screen()
+            self.screen.dismiss(None)  # to each of them a no, which who has asked must hear
         elif self.log_pane.has_selection:
             self.log_pane.action_copy()
         elif self._view.live is not None and self._feed.loop is not None:
