@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +98,31 @@ def test_a_terminal_that_closes_ends_the_shell_and_its_jobs(box: Box) -> None:
         assert terminal.process.wait(10) == 128 + signal.SIGHUP
     wait_until(lambda: not descendants_with("882."))
     assert box.exec(project, "cat", "said").text == "hung up\n"
+
+
+def test_sigterm_hangs_up_a_shell_which_would_ignore_it(box: Box) -> None:
+    with open_terminal(box, box.project(), *BASH) as terminal:
+        terminal.screen.wait_for(PROMPT)
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.process.wait(10) == 128 + signal.SIGHUP
+
+
+def test_a_terminal_that_is_gone_ends_the_shell_though_no_signal_says_so(box: Box) -> None:
+    """As for one that outlives its parent: it is no longer of the terminal's session."""
+    project = box.project()
+    master, slave = pty.openpty()
+    process = box.start(
+        project, *BASH, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    )
+    os.close(slave)
+    seen = b""
+    while PROMPT.encode() not in seen:
+        seen += os.read(master, 4096)
+    os.write(master, b"sleep 884.5\n")
+    wait_until(lambda: descendants_with("884.5"))
+    os.close(master)
+    process.wait(10)
+    wait_until(lambda: box.live_runs(project) == "")
 
 
 @pytest.mark.embedded

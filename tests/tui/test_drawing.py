@@ -19,7 +19,7 @@ from devloop.tui.driver import InputBytes, events_in
 from devloop.tui.failure import Output, Words, explained
 from devloop.tui.header import cycle_line, header, progress_line, status_line
 from devloop.tui.keys import KEYS, footer, keymap
-from devloop.tui.programs import debugger_words, editor_argv, local_path
+from devloop.tui.programs import debugger_words, editor, local_path
 from devloop.tui.series import HISTORY, Series, percentile, plot, sparkline
 from devloop.tui.spans import Part, Span, cut, fit, text_of, width_of
 from devloop.tui.state import View
@@ -337,9 +337,9 @@ def test_a_path_of_the_box_is_found_in_the_project(tmp_path: Path) -> None:
 
 def test_editors_are_told_the_line() -> None:
     path = Path("/p/a.py")
-    assert editor_argv({"EDITOR": "vim -n"}, path, 3) == ["vim", "-n", "+3", "/p/a.py"]
-    assert editor_argv({"VISUAL": "code -w"}, path, 3) == ["code", "-w", "--goto", "/p/a.py:3"]
-    assert editor_argv({}, path, 3) == ["vi", "+3", "/p/a.py"]
+    assert editor({"EDITOR": "vim -n"}, path, 3).argv == ["vim", "-n", "+3", "/p/a.py"]
+    assert editor({"VISUAL": "code -w"}, path, 3).argv == ["code", "-w", "--goto", "/p/a.py:3"]
+    assert editor({}, path, 3).argv == ["vi", "+3", "/p/a.py"]
 
 
 @pytest.mark.parametrize("cut_at", [0, 1, 2, 5, 6, 7, 8, 9, 10])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.box import open_box, save, wait_until
+from tests.e2e.box import descendants_with, open_box, save, wait_until
 
 from .terminal import open_terminal
 
@@ -165,6 +165,52 @@ def test_a_signal_ends_it_and_the_terminal_is_given_back(box: Box, number: int) 
         assert terminal.wait_for_end() == 0
         terminal.assert_given_back()
     assert "running" not in box.live_runs(project)
+
+
+@pytest.mark.parametrize("key", ["s", "d"])
+def test_a_signal_hangs_up_who_has_the_terminal(box: Box, key: str) -> None:
+    project = box.project(main="print('up')\nbreakpoint()\n")
+    env = {"SHELL": "/bin/bash", "PS1": "in-shell "}
+    with open_terminal(box, project, *UP, **env) as terminal:
+        terminal.wait_for("✗ RUN 1")
+        terminal.type(key)
+        wait_until(lambda: b"\x1b[?1049l" in terminal.data)
+        wait_until(lambda: "running" in box.live_runs(project))
+        assert descendants_with(str(project))  # `devloop -C PROJECT shell`
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.wait_for_end() == 0
+        assert not descendants_with(str(project))
+        terminal.assert_given_back()
+    wait_until(lambda: "running" not in box.live_runs(project))
+
+
+def test_a_pager_that_is_not_there_is_told_until_enter_is_pressed(box: Box) -> None:
+    project = box.project(main="print('up')")
+    with open_terminal(box, project, *UP, PAGER="nosuchpager") as terminal:
+        terminal.wait_for("✓ RUN 1")
+        terminal.type("o")
+        terminal.wait_for("nosuchpager: not found")
+        terminal.wait_for("Enter comes back")
+        terminal.type("\n")
+        terminal.wait_for("q quit")
+        terminal.type("q")
+        assert terminal.wait_for_end() == 0
+        terminal.assert_given_back()
+
+
+def test_the_pager_shows_the_whole_log(box: Box, tmp_path: Path) -> None:
+    project = box.project(main="print('paged')")
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\nsed s/^/through-/\nread _ < /dev/tty\n")
+    pager.chmod(0o755)
+    with open_terminal(box, project, *UP, PAGER=str(pager)) as terminal:
+        terminal.wait_for("✓ RUN 1")
+        terminal.type("o")
+        terminal.wait_for("through-paged")
+        terminal.type("\n")
+        terminal.wait_for("q quit")
+        terminal.type("q")
+        assert terminal.wait_for_end() == 0
 
 
 def test_the_death_of_its_parent_ends_it_and_the_terminal_is_given_back(box: Box) -> None:

@@ -69,16 +69,18 @@ async def attach_to_run(
     is_tty: bool,
     owner: str = "",
     is_guest: bool = False,
+    is_shell: bool = False,
 ) -> Outcome:
     """Until the run has ended, over lost links. Raises AgentGone, BrokenPipeError, OutputFailed.
 
-    A guest did not start the run: its own end, and that of its streams, only detaches it.
+    A guest did not start the run: its own end, and that of its streams, only detaches it. Shells
+    ignore SIGTERM: for them it is a hang-up.
     """
     told = LostLink(number)
     attachment = ResumingAttachment(
         connection, workspace_id, number, stdin=stdin, owner=owner, on_lost=told.on_lost
     )
-    attached = _Attached(workspace_id, number, attachment, is_tty, is_guest)
+    attached = _Attached(workspace_id, number, attachment, is_tty, is_guest, is_shell)
     with attached.signals(), attached.terminal:
         try:
             return await attached.until_end(sink, told)
@@ -133,8 +135,10 @@ class _Attached:
         attachment: ResumingAttachment,
         is_tty: bool,
         is_guest: bool,
+        is_shell: bool,
     ) -> None:
         self._is_tty = is_tty
+        self._is_shell = is_shell
         self._is_guest = is_guest
         self.terminal = contextlib.ExitStack()  # raw, once this client may type into the run
         self._left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -249,6 +253,8 @@ class _Attached:
             signal.SIGTERM: lambda: self._forward(signal.SIGTERM),
             signal.SIGHUP: self._stop,
         }
+        if self._is_shell:
+            handlers[signal.SIGTERM] = self._stop
         if self._is_guest:
             handlers[signal.SIGHUP] = lambda: self._leave(128 + signal.SIGHUP)
             handlers[signal.SIGTERM] = lambda: self._leave(128 + signal.SIGTERM)
@@ -337,7 +343,11 @@ class _Attached:
             if escape is not None and escape.found:
                 self._leave(0)
                 return
-        if not self._is_guest:  # the end of a guest's input is not that of the run's
+        if self._is_guest:  # the end of its input is not that of the run's
+            return
+        if self._is_tty:  # it has gone: a terminal that is there says no end
+            self._stop()
+        else:
             await self._attachment.send_stdin(offset, b"", eof=True)
 
 

@@ -147,7 +147,7 @@ class ProjectGround:
         # Without -P, a folder `devloop` of the project would be imported.
         module = (sys.executable, "-P", "-m", "devloop.cli.main")
         argv = (str(script.absolute()),) if is_script else module
-        target = ("--target", self._config.target) if self._args.target else ()
+        target = ("--target", self._config.target)  # the session's: the file may have another now
         verb, *rest = words
         flags = self._run_flags(verb)
         return [*argv, "-C", str(self._config.root), *target, verb, *flags, *rest]

@@ -117,6 +117,7 @@ async def _attach(
             stdin=True,
             is_tty=True,
             owner=spec.owner,
+            is_shell=True,
         )
     if outcome.run is not None:
         report_end(outcome.run)

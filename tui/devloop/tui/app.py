@@ -32,16 +32,18 @@ from devloop.sync.events import (
 )
 from devloop.sync.model import LogRecord, LogStream
 
+from . import programs
 from .board import PANES, Board
 from .details import ended_words, started_words
 from .driver import TerminalDriver
 from .feed import Feed
 from .keys import KEYS, key_words, keymap
+from .lending import GROUP as LENT
 from .lending import Lender
 from .log.bar import PatternBar
 from .log.pane import LogPane
 from .panes import RunsPane
-from .programs import debugger_words, editor_argv, held_argv, local_path, pager_argv
+from .programs import debugger_words, local_path
 from .state import Link, View
 from .telling import Said, note_of, said_of
 from .themes import THEMES, theme_for
@@ -370,7 +372,7 @@ class UpApp(Board):
         elif failure is not None and failure.place is not None and self._lines["card"].display:
             self._edit(failure.place.path, failure.place.line)
         elif number := self._shown_run or (self._view.newest and self._view.newest.number):
-            self._lender.start(pager_argv(self._ground.verb("logs", str(number))))
+            self._lender.start(programs.pager(self._ground.verb("logs", str(number))))
 
     def on_log_pane_open_file(self, event: LogPane.OpenFile) -> None:
         self._edit(event.path, event.line)
@@ -383,19 +385,19 @@ class UpApp(Board):
         if found is None:
             self.notify(f"{plain(path)} is no file of this project", markup=False)
         else:
-            self._lender.start(editor_argv(os.environ, found, line))
+            self._lender.start(programs.editor(os.environ, found, line))
 
     # -- other programs in the terminal
 
     def action_shell(self) -> None:
-        self._lender.start(held_argv(self._ground.verb("shell")))
+        self._lender.start(programs.verb(self._ground.verb("shell")))
 
     def action_debug(self) -> None:
         words = debugger_words(self._ground.command)
         if words is None:
             self.notify("only `python …` runs under pdb", markup=False, severity="warning")
         elif self._feed.loop is not None:
-            self.run_worker(self._debug(self._feed.loop, words), group="terminal", exclusive=True)
+            self.run_worker(self._debug(self._feed.loop, words), group=LENT, exclusive=True)
 
     async def _debug(self, loop: Loop, words: Sequence[str]) -> None:
         """In place of the live run. Saves are held while somebody looks at the code."""
@@ -404,7 +406,8 @@ class UpApp(Board):
         if not was_paused:
             loop.pause(True)
         try:
-            await self._lender.run(held_argv(self._ground.verb("exec", "--tty", "--", *words)))
+            command = self._ground.verb("exec", "--tty", "--", *words)
+            await self._lender.run(programs.verb(command))
         finally:
             if not was_paused:
                 loop.pause(False)
@@ -511,9 +514,8 @@ class UpApp(Board):
 
     async def _exit_after_feed(self, *, keep: bool) -> None:
         self._feed.leave(keep=keep)
-        feeds = [worker for worker in self.workers if worker.group == "feed"]
-        if feeds:
-            await self.workers.wait_for_complete(feeds)
+        awaited = [worker for worker in self.workers if worker.group in ("feed", LENT)]
+        await asyncio.gather(*(worker.wait() for worker in awaited), return_exceptions=True)
         self.exit()
 
     def _listen_to_signals(self) -> None:
@@ -527,10 +529,13 @@ class UpApp(Board):
 
     def _interrupted(self) -> None:
         """From outside, or meant for the program that has the terminal."""
-        if not self._lender.is_lent:
+        if self._lender.is_lent:
+            self._lender.interrupted()
+        else:
             self.action_interrupt()
 
     def _told_to_end(self) -> None:
+        self.workers.cancel_group(self, LENT)
         if self._view.leaving:
             self._feed.leave(kill=True)
         else:

@@ -10,14 +10,25 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["debugger_words", "editor_argv", "held_argv", "local_path", "pager_argv"]
+__all__ = ["Program", "debugger_words", "editor", "local_path", "pager", "verb"]
 
 _WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")  # flags of Python that take the next word
+DEVLOOP_FAILED = 255
+NOT_STARTED = (126, 127)
+
+
+class Program(NamedTuple):
+    """`fed_by`: the command whose output it is given. `held_codes`: when it ends with one of them,
+    its words stay until Enter is pressed."""
+
+    argv: Sequence[str]
+    fed_by: Sequence[str] = ()
+    held_codes: tuple[int, ...] = ()
 
 
 def local_path(root: Path, path: str) -> Path | None:
@@ -30,12 +41,11 @@ def local_path(root: Path, path: str) -> Path | None:
     return None
 
 
-def editor_argv(environ: Mapping[str, str], path: Path, line: int) -> list[str]:
-    editor = environ.get("VISUAL") or environ.get("EDITOR") or "vi"
-    words = shlex.split(editor) or ["vi"]
+def editor(environ: Mapping[str, str], path: Path, line: int) -> Program:
+    words = shlex.split(environ.get("VISUAL") or environ.get("EDITOR") or "") or ["vi"]
     if os.path.basename(words[0]) in ("code", "codium", "cursor"):
-        return [*words, "--goto", f"{path}:{line}"]
-    return [*words, f"+{line}", str(path)]
+        return Program([*words, "--goto", f"{path}:{line}"])
+    return Program([*words, f"+{line}", str(path)])
 
 
 def debugger_words(command: str) -> list[str] | None:
@@ -54,12 +64,10 @@ def debugger_words(command: str) -> list[str] | None:
     return [*words[:at], "-m", "pdb", "-c", "continue", *words[at:]]
 
 
-def held_argv(command: Sequence[str]) -> list[str]:
-    """Runs the command; where devloop itself has failed, its words stay until Enter is pressed."""
-    held = '"$@"; code=$?; [ $code -ne 255 ] || { printf "Enter comes back "; read -r _; }'
-    return ["sh", "-c", held, "sh", *command]
+def verb(command: Sequence[str]) -> Program:
+    return Program(command, held_codes=(DEVLOOP_FAILED,))
 
 
-def pager_argv(command: Sequence[str]) -> list[str]:
+def pager(command: Sequence[str]) -> Program:
     """Shows what the command prints in $PAGER."""
-    return ["sh", "-c", '"$@" 2>&1 | ${PAGER:-less -R}', "sh", *command]
+    return Program(("sh", "-c", "exec ${PAGER:-less -R}"), command, NOT_STARTED)
