@@ -64,6 +64,10 @@ def test_a_run_that_is_kept_goes_on_after_q(box: Box) -> None:
         terminal.wait_for("run 1 goes on; `devloop attach 1`")
         terminal.assert_given_back()
     assert "running" in box.live_runs(project)
+    with open_terminal(box, project, *UP) as terminal:
+        terminal.wait_for("run 1 is live already, and goes on beside this `up`")
+        terminal.wait_for("`devloop stop 1` ends it")
+        terminal.wait_for("RUN 2")
     box.run(project, "stop", "1")
 
 

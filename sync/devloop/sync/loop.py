@@ -298,19 +298,22 @@ class Loop:
             if self._was_connected:
                 await self._learn_what_became()
             else:
-                tasks.create_task(self._tell_of_another_up())
+                tasks.create_task(self._tell_of_others())
             tasks.create_task(self._follow_runs(self._attachment))
             tasks.create_task(self._carry_out_plan(tasks))
 
-    async def _tell_of_another_up(self) -> None:
-        """In another terminal: workspaces are one client's, so it is the same user's."""
+    async def _tell_of_others(self) -> None:
+        """Another `up`, and runs that are live: the same user's, whose workspace this is."""
         session = self._session
         with contextlib.suppress(DevloopError):  # whatever stands in the way is told elsewhere
-            if await session.client.count_followers(session.workspace.id) < 2:
-                return
+            followers = await session.client.count_followers(session.workspace.id)
             runs = await session.client.list_runs(session.workspace.id)
-            others = [run for run in runs if run.live and run.owner != session.owner]
-            await self.events.put(_another_up([run for run in others if not run.is_shell]))
+            live = [run for run in runs if run.live and not run.is_shell]
+            others = [run for run in live if run.owner != session.owner]
+            if followers > 1:
+                await self.events.put(_another_up(others))
+            elif others:
+                await self.events.put(_already_live(others))
 
     async def _reconnect(self, reason: str) -> None:
         """Tries until it succeeds, the first time at once. Raises AgentEnded.
@@ -584,6 +587,17 @@ def _another_up(runs: list[Run]) -> Notice:
     number = runs[0].number
     return Notice(
         f"{text}; run {number} is its", f"`devloop attach {number}` shows that run here instead"
+    )
+
+
+def _already_live(runs: list[Run]) -> Notice:
+    """Kept, or left by a client that has died."""
+    number = runs[0].number
+    numbers = ", ".join(str(run.number) for run in reversed(runs))
+    are = f"run {number} is live already, and goes" if len(runs) == 1 else f"runs {numbers} go"
+    return Notice(
+        f"{are} on beside this `up`",
+        f"`devloop attach {number}` shows it, `devloop stop {number}` ends it",
     )
 
 
