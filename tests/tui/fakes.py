@@ -38,6 +38,7 @@ class FakeLoop:
         self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.calls: list[str] = []
         self.live_run: int | None = None
+        self.ended_by: DevloopError | None = None
         self._left = asyncio.Event()
 
     def rerun(self, reason: str = "rerun") -> None:
@@ -62,6 +63,11 @@ class FakeLoop:
     async def run(self) -> None:
         await self._left.wait()
         self.events.put_nowait(None)
+
+    def end(self, error: DevloopError) -> None:
+        """As by `devloop down`."""
+        self.ended_by = error
+        self._left.set()
 
 
 class FakeClient:

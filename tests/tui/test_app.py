@@ -509,6 +509,21 @@ async def test_another_configuration_is_taken_over_and_told() -> None:
         assert screen.loop.calls == ["rerun"]
 
 
+async def test_an_agent_that_was_ended_is_told_with_the_run_that_went_along() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.loop.end(DevloopError("the agent was ended by `devloop down`"))
+        while screen.app.view.link is not Link.OVER:
+            await screen.pilot.pause(0.01)
+        await screen.settle()
+        assert "the agent was ended by `devloop down`" in screen.text("card")
+        assert "r tries again" in screen.text("card")
+        log = shown_log(screen)
+        assert "the agent was ended by `devloop down`" in log
+        assert "leaving" not in log
+        assert "run 1 ? lost" in log
+
+
 async def test_a_loop_that_ends_does_not_close_the_screen() -> None:
     async with opened() as screen:
         live(screen)

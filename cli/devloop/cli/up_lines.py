@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from devloop.sync.progress import Progress
 
-from .common import forwarded_ports, open_session
+from .common import forwarded_ports, open_session, say
 from .looping import make_loop
 from .plain import Plain
 from .progress import shown_progress
@@ -35,4 +35,6 @@ async def up_in_lines(args: argparse.Namespace, config: Config) -> int:
                 await loop.run()
                 await asyncio.wait([showing], timeout=LAST_EVENTS_S)
                 showing.cancel()  # nobody reads our output, and we were told to leave
+            if loop.ended_by is not None:
+                say(f"{loop.ended_by}; leaving")
     return 0

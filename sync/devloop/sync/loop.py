@@ -94,11 +94,13 @@ class _Saved:
 
 
 class Loop:
-    """One `up`. `run` returns after `leave`; `events` is then drained and ends with None."""
+    """One `up`. `run` returns after `leave`, or once its agent was ended: `ended_by` says so then.
+    `events` is then drained and ends with None."""
 
     def __init__(self, session: Session, config: LoopConfig) -> None:
         self.events: asyncio.Queue[SessionEvent | None] = asyncio.Queue(EVENT_QUEUE)
         self.live_run: int | None = None
+        self.ended_by: AgentEnded | None = None
         self._session = session
         self._config = config
         self._planner = plan.Planner(config.on_save)
@@ -275,8 +277,7 @@ class Loop:
             try:
                 await self._reconnect(reason)
             except AgentEnded as error:
-                await self.events.put(Notice(f"{error}; leaving"))
-                self.live_run = None
+                self.ended_by, self.live_run = error, None
                 self._leaving.set()
                 return
             self._was_connected = True

@@ -223,7 +223,12 @@ class UpApp(Board):
 
     def over(self, error: DevloopError | None) -> None:
         self._take_facts()
+        live = self._view.live
         self._view.session_over(error, self._clock())
+        if live is not None:
+            self.log_pane.end_run(live.number, ended_words(live))
+        if error is not None:
+            self._tell(Said(str(error), "warning", error.hint))
         self.touch()
 
     def _take_facts(self) -> None:

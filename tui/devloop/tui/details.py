@@ -175,8 +175,8 @@ def ended_words(row: RunRow) -> str:
     """For the end of a run in the log: "run 14 ✓ exit 0 · 12.4s · save→out 0.048s"."""
     glyph, word, _ = run_state(row)
     parts = [f"run {row.number} {glyph} {word}"]
-    if row.end is not None:
-        parts.append(seconds(row.end.wall_s))
+    if not row.is_live:
+        parts.append(seconds(row.duration_s(row.ended_s)))
     if row.cycle.output_s and row.is_from_save:
         parts.append(f"save→out {seconds(row.cycle.total_s)}")
     return " · ".join(parts)

@@ -124,6 +124,8 @@ class Feed:
                 await asyncio.wait([showing], timeout=LAST_EVENTS_S)
                 for task in (showing, *others):
                     task.cancel()
+            if opened.loop.ended_by is not None:
+                raise opened.loop.ended_by
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> Opened:
         """Nobody is asked anything unless that is what is in the way."""
