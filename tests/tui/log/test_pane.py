@@ -452,3 +452,17 @@ def no_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """The desktop that the tests run on keeps its clipboard."""
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+
+
+async def test_what_devloop_says_is_all_there_in_a_narrow_pane() -> None:
+    words = "another `devloop up` of this project is open, in another terminal"
+    async with screen("x" * 100, size=(60, 11)) as (pilot, pane):
+        pane.begin_run(14, f"run 14 · {'a long reason ' * 9}· synced 3 files · 12:00:11")
+        pane.note(words)
+        pane.flush()
+        await pilot.pause()
+        rows = [pane.render_line(y).text for y in range(pane.size.height)]
+        shown = " ".join("".join(row).strip("· ") for row in rows)
+        assert words in shown
+        assert any("…" in row and "12:00:11" in row for row in rows)
+        assert sum("x" in row for row in rows) == 1

@@ -6,6 +6,9 @@ import itertools
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from devloop.tui.log import wrap
 from devloop.tui.log.search import Matches, Pattern
@@ -59,7 +62,7 @@ def test_rows_are_those_of_the_plain_way(
     matches = Matches(pattern, store) if pattern else None
     view.show_from(start)
     view.filter_by(matches, context)
-    view.wrap_at(width)
+    view.lay_out(width or 1000, wraps=width is not None)
     while matches and (block := matches.step()) is not None:
         view.row_count  # noqa: B018 - what was counted before must not stay
         view.filter_changed(block)
@@ -89,7 +92,7 @@ def test_a_row_on_top_says_that_older_lines_are_gone() -> None:
 def test_neighbours_are_shown_lines_and_end_at_the_ends() -> None:
     store = made()
     view = View(store)
-    view.wrap_at(20)
+    view.lay_out(20, wraps=True)
     assert view.neighbour(5, -2) == 3
     assert view.neighbour(1, -9) == 0
     assert view.neighbour(store.end - 2, 9) == store.end - 1
@@ -98,7 +101,7 @@ def test_neighbours_are_shown_lines_and_end_at_the_ends() -> None:
 def test_rewritten_lines_are_counted_anew() -> None:
     store = made()
     view = View(store)
-    view.wrap_at(20)
+    view.lay_out(20, wraps=True)
     before = view.row_count
     store.append("z" * 100, Kind.STDOUT, 1, 0)
     view.changed_from(store.end - 1)
@@ -133,3 +136,25 @@ def test_a_cell_belongs_to_its_character() -> None:
         5,
         5,
     ]
+
+
+def test_notes_wrap_between_words_and_separators_never_do() -> None:
+    store = Store()
+    view = View(store)
+    store.append("x" * 50, Kind.STDOUT, 1, 0)
+    store.append("\x1b[36manother one of this project is open\x1b[0m", Kind.NOTE, 1, 0)
+    store.append("run 14 · " + "x" * 50, Kind.SEPARATOR, 1, 0)
+    view.lay_out(20, wraps=False)
+    assert [view.rows_of(line) for line in range(3)] == [1, 2, 1]
+    assert list(view.starts(1)) == [0, len("another one of this ")]
+    assert view.row_count == 4
+    assert view.locate(2) == Place(1, 1)
+    view.lay_out(20, wraps=True)
+    assert [view.rows_of(line) for line in range(3)] == [3, 2, 1]
+
+
+@given(st.text(max_size=60), st.integers(2, 20))
+def test_rows_that_end_between_words_hold_all_of_the_text(text: str, width: int) -> None:
+    starts = [*wrap.word_starts(text, width), cell_len(text)]
+    assert starts[0] == 0
+    assert all(0 <= end - start <= width for start, end in itertools.pairwise(starts))

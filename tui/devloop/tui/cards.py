@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .failure import in_project
 from .series import sparkline
-from .spans import Line, Part, Span, cut, fit
+from .spans import Line, Part, Span, cut, fit, folded
 from .state import Link, RunRow, View
 from .words import plain, seconds, size
 
@@ -22,6 +22,7 @@ __all__ = ["card"]
 
 MEMORY_COLUMNS = 60
 PROCESSES_SHOWN = 2
+INDENT, HINT = Span("   "), Span("   hint: ", "dim")
 KILLED_WORDS = "by somebody, or for want of memory, of which the kernel's log says nothing"
 
 
@@ -32,7 +33,7 @@ def card(view: View, width: int, now_s: float) -> list[Line]:
     row = view.newest
     lines: list[Line] = []
     if row is not None and row.was_taken_down:
-        lines = _lost_lines(row, now_s)
+        lines = _lost_lines(row, width, now_s)
     elif row is None or row.end is None or not row.has_failed or row.failure is None:
         pass
     elif row.failure.is_oom:
@@ -44,14 +45,14 @@ def card(view: View, width: int, now_s: float) -> list[Line]:
 
 def _over_card(view: View, width: int) -> list[Line]:
     words = view.link_words or "the session has ended"
-    lines: list[Line] = [[Span(" ⊘ ", "bad"), Span(plain(words), "strong")]]
+    lines = folded(Span(" ⊘ ", "bad"), Span(plain(words), "strong"), width)
     if view.link_hint:
-        lines.append([Span("   hint: ", "dim"), Span(plain(view.link_hint))])
+        lines += folded(HINT, Span(plain(view.link_hint)), width)
     lines.append([Span("   r tries again   q leaves", "dim")])
     return [cut(line, width) for line in lines]
 
 
-def _lost_lines(row: RunRow, now_s: float) -> list[Line]:
+def _lost_lines(row: RunRow, width: int, now_s: float) -> list[Line]:
     """It went with its agent or its container, of which the next run starts another."""
     reason = row.end.reason if row.end is not None else ""
     why = reason.removeprefix("lost: ") or "its agent is another one, which knows nothing of it"
@@ -59,7 +60,7 @@ def _lost_lines(row: RunRow, now_s: float) -> list[Line]:
     words = f"run {row.number} was lost after {seconds(row.duration_s(now_s))}"
     return [
         [Span(" ✗ ", "bad"), Span(words, "strong")],
-        [Span("   "), Span(plain(why), "bad")],
+        *folded(INDENT, Span(plain(why), "bad"), width),
         [Span(f"   r, or a save, runs again, in another {what}", "dim")],
     ]
 
@@ -70,11 +71,11 @@ def _exit_lines(row: RunRow, width: int) -> list[Line]:
     words = f"run {row.number} {row.end.words} after {seconds(row.end.wall_s)}"
     lines: list[Line] = [[Span(" ✗ ", "bad"), Span(words, "strong")]]
     if row.failure.words:
-        lines.append([Span("   "), Span(plain(row.failure.words), "bad")])
+        lines += folded(INDENT, Span(plain(row.failure.words), "bad"), width)
     if row.end.start_failed and row.end.detail:
-        lines.append([Span("   hint: ", "dim"), Span(plain(row.end.detail))])
+        lines += folded(HINT, Span(plain(row.end.detail)), width)
     if row.failure.is_killed:
-        lines.append([Span(f"   {KILLED_WORDS}", "dim")])
+        lines += folded(INDENT, Span(KILLED_WORDS, "dim"), width)
     for memory in row.failure.memories:
         lines += _memory_lines(memory, width)
     place = row.failure.place
@@ -94,13 +95,13 @@ def _oom_lines(row: RunRow, width: int) -> list[Line]:
         [Span(" ✗ OUT OF MEMORY ", "bad"), Span(f" run {row.number} {end.words}", "strong")]
     ]
     if failure.exception:
-        lines.append([Span("   "), Span(plain(failure.exception), "bad")])
+        lines += folded(INDENT, Span(plain(failure.exception), "bad"), width)
     for memory in failure.memories:
         lines += _memory_lines(memory, width)
     if end.peak_memory_bytes:
         lines.append([Span(f"   largest process of the run {size(end.peak_memory_bytes)}")])
     if end.is_out_of_memory:
-        lines.append([Span("   kernel: ", "dim"), Span(plain(end.detail))])
+        lines += folded(Span("   kernel: ", "dim"), Span(plain(end.detail)), width)
     return lines
 
 

@@ -5,6 +5,7 @@ Owns truncation and what is left out first when there is no room. Knows no colou
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from rich.cells import cell_len, set_cell_size
@@ -12,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Line", "Part", "Span", "Style", "cut", "dimmed", "fit", "text_of", "width_of"]
+__all__ = ["Line", "Part", "Span", "Style", "cut", "dimmed", "fit", "folded", "text_of", "width_of"]
 
 Style: TypeAlias = Literal["", "dim", "strong", "good", "bad", "warn", "accent", "title"]
 ELLIPSIS = "…"
@@ -55,6 +56,15 @@ def cut(spans: Iterable[Span], width: int) -> Line:
             taken.append(Span(set_cell_size(span.text, left - 1).rstrip() + ELLIPSIS, span.style))
             break
     return taken
+
+
+def folded(head: Span, text: Span, width: int, most: int = 3) -> list[Line]:
+    """A sentence in rows under its head, between words; what finds no room in the last is cut."""
+    indent = cell_len(head.text)
+    rows = textwrap.wrap(text.text, max(width - indent, 1)) or [""]
+    rows[most - 1 :] = [" ".join(rows[most - 1 :])] if len(rows) >= most else []
+    heads = [head, *[Span(" " * indent)] * (len(rows) - 1)]
+    return [cut([at, Span(row, text.style)], width) for at, row in zip(heads, rows, strict=True)]
 
 
 def fit(parts: Sequence[Part], width: int, gap: str = "  ") -> Line:

@@ -203,11 +203,12 @@ class LogCanvas(ScrollView, can_focus=True):
             count = self.model.store.first
             return rule(f"{count:,} older lines were dropped", look, styles)
         line = self.model.store.line(place.line)
-        if line.kind == Kind.SEPARATOR and not place.part:
+        if line.kind == Kind.SEPARATOR:
             return rule(line.text, look, styles)
         return paint(
             line,
             place.part,
+            self.model.view.starts(place.line),
             look,
             styles,
             self._highlights(place.line, line, styles),
@@ -259,7 +260,7 @@ class LogCanvas(ScrollView, can_focus=True):
         if not self.is_mounted:
             return
         view = self.model.view
-        view.wrap_at(self.text_width if self._wraps else None)
+        view.lay_out(self.text_width, wraps=self._wraps)
         size = Size(0, view.row_count)
         self._placing = True
         try:

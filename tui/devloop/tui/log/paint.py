@@ -6,12 +6,12 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from . import sgr, wrap
+from . import sgr
 from .store import Kind
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = ["GUTTER", "TIME", "Highlight", "Look", "Styles", "margin", "paint", "
 GUTTER = 1  # cells
 TIME = 13  # "12:00:11.123 "
 MORE = "›"  # the line goes on to the right
+SEPARATES = " · "
 MARKED, AT_CURSOR, FROM_STDERR, NOTED = "●", "❯", "▎", "·"
 
 
@@ -67,6 +68,7 @@ def margin(look: Look) -> int:
 def paint(
     line: Line,
     part: int,
+    starts: Sequence[int],
     look: Look,
     styles: Styles,
     highlights: Sequence[Highlight] = (),
@@ -74,7 +76,7 @@ def paint(
     is_marked: bool = False,
     at_cursor: bool = False,
 ) -> Strip:
-    """One row, exactly as wide as the pane."""
+    """One row, exactly as wide as the pane. `starts`: the cell that each row starts at."""
     base = styles.base + styles.cursor if at_cursor else styles.base
     before = [_gutter(line.kind, part, styles, is_marked=is_marked, at_cursor=at_cursor)]
     if look.times:
@@ -86,19 +88,30 @@ def paint(
         segments = _highlighted(segments, highlight)
     text = Strip(segments, line.cells)
     room = max(1, look.width - margin(look))
-    text = (
-        _wrapped(text, line, part, room) if look.wraps else _cropped(text, look.left, room, styles)
-    )
+    if look.wraps or line.kind == Kind.NOTE:
+        text = _wrapped(text, part, starts)
+    else:
+        text = _cropped(text, look.left, room, styles)
     shown = Segment.apply_style([*before, *text], base)
     return Strip(shown).adjust_cell_length(look.width, base)
 
 
 def rule(text: str, look: Look, styles: Styles) -> Strip:
-    """A separator across the pane."""
-    words = f"── {text} "
+    """A separator across the pane. What is longest in it is shortened where it does not fit."""
+    words = f"── {_shortened(text, look.width - 4)} "
     style = styles.base + styles.separator
     fill = "─" * max(0, look.width - cell_len(words))
     return Strip([Segment(words + fill, style)]).adjust_cell_length(look.width, style)
+
+
+def _shortened(text: str, width: int) -> str:
+    parts = text.split(SEPARATES)
+    at = max(range(len(parts)), key=lambda at: cell_len(parts[at]))
+    spare = width - cell_len(text)
+    if spare < 0:
+        room = max(cell_len(parts[at]) + spare - 1, 0)
+        parts[at] = set_cell_size(parts[at], room).rstrip() + "…"
+    return SEPARATES.join(parts)
 
 
 @lru_cache(maxsize=2048)
@@ -119,11 +132,10 @@ def _gutter(kind: int, part: int, styles: Styles, *, is_marked: bool, at_cursor:
         return Segment(AT_CURSOR, styles.mark)
     if kind == Kind.STDERR:
         return Segment(FROM_STDERR, styles.stderr)
-    return Segment(NOTED if kind == Kind.NOTE else " ", styles.time)
+    return Segment(NOTED if kind == Kind.NOTE and not part else " ", styles.time)
 
 
-def _wrapped(text: Strip, line: Line, part: int, room: int) -> Strip:
-    starts = wrap.starts(sgr.plain(line.text), room)
+def _wrapped(text: Strip, part: int, starts: Sequence[int]) -> Strip:
     if len(starts) == 1:
         return text
     return text.crop(starts[part], starts[part + 1] if part + 1 < len(starts) else None)

@@ -390,10 +390,12 @@ class LogPane(LogCanvas):
         if place is None or place.line == DROPPED:
             return None
         text = plain(self.model.store.line(place.line).text)
-        cell = max(0, x - margin(self._look)) + self._look.left
-        if self._wraps:
-            starts = wrap.starts(text, self.text_width)
+        cell = max(0, x - margin(self._look))
+        starts = self.model.view.starts(place.line)
+        if self._wraps or len(starts) > 1:
             cell += starts[min(place.part, len(starts) - 1)]
+        else:
+            cell += self._look.left
         return Point(place.line, wrap.column_at(text, cell))
 
     def on_mouse_down(self, event: events.MouseDown) -> None:

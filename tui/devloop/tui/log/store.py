@@ -54,7 +54,17 @@ def cells_of(text: str) -> tuple[int, bool]:
 class Block:
     """Up to `BLOCK_LINES` lines."""
 
-    __slots__ = ("cells", "data", "ends", "has_wide", "kinds", "runs", "times", "widest")
+    __slots__ = (
+        "cells",
+        "data",
+        "ends",
+        "has_wide",
+        "kinds",
+        "runs",
+        "times",
+        "widest",
+        "widest_note",
+    )
 
     def __init__(self) -> None:
         self.data = bytearray()  # each line followed by a newline
@@ -64,6 +74,7 @@ class Block:
         self.times = array("q")
         self.cells = array("I")
         self.widest = 0
+        self.widest_note = 0
         self.has_wide = False
 
     def __len__(self) -> int:
@@ -80,6 +91,8 @@ class Block:
         self.times.append(time_ns)
         self.cells.append(cells)
         self.widest = max(self.widest, cells)
+        if kind == Kind.NOTE:
+            self.widest_note = max(self.widest_note, cells)
 
     def text(self, at: int) -> str:
         start = self.ends[at - 1] + 1 if at else 0
@@ -89,12 +102,15 @@ class Block:
         kind = self.kinds[at]
         return Line(
             self.text(at),
-            kind & ~_WIDE,
+            self.kind(at),
             self.runs[at],
             self.times[at],
             self.cells[at],
             bool(kind & _WIDE),
         )
+
+    def kind(self, at: int) -> int:
+        return self.kinds[at] & ~_WIDE
 
     def is_wide(self, at: int) -> bool:
         return bool(self.kinds[at] & _WIDE)

@@ -1,7 +1,9 @@
 """Which lines are shown, and in which row: what was cleared, what a filter keeps, how lines wrap.
 
-Rows count from the top of the scrollback. Counts are kept per block, so that neither new lines nor
-a row in the middle of a million of them cost more than a look at one block.
+Notes of ours are wrapped in any case: they are sentences, and nobody scrolls sideways for their
+end. A separator is always one row. Rows count from the top of the scrollback. Counts are kept per
+block, so that neither new lines nor a row in the middle of a million of them cost more than a look
+at one block.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import wrap
 from .sgr import plain
-from .store import BLOCK_LINES
+from .store import BLOCK_LINES, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DROPPED", "Place", "View"]
 
+ONE_ROW: Sequence[int] = (0,)
 DROPPED = -1  # the row on top that says that older lines are gone
 
 
@@ -54,7 +57,8 @@ class View:
         self._start = 0  # older lines are not shown
         self._filter: Matches | None = None
         self._context = 0
-        self._width: int | None = None
+        self._width = 0  # 0: not known yet
+        self._wraps = False
         self._shown: dict[int, _Shown] = {}
         self._first_rows: list[int] = []  # of each block that is there; then the count of all
 
@@ -74,11 +78,16 @@ class View:
         self._start = line
         self._forget()
 
-    def wrap_at(self, width: int | None) -> None:
-        """None: each line is one row."""
-        if width != self._width:
-            self._width = width
+    def lay_out(self, width: int, *, wraps: bool) -> None:
+        """In rows of so many cells. Unless it `wraps`, what programs print is a row a line."""
+        if (width, wraps) != (self._width, self._wraps):
+            self._width, self._wraps = width, wraps
             self._forget()
+
+    def starts(self, line: int) -> Sequence[int]:
+        """The cell that each row of a line starts at."""
+        block = self._store.block(line // BLOCK_LINES)
+        return self._starts(block, line % BLOCK_LINES)
 
     def filter_by(self, matches: Matches | None, context: int) -> None:
         """Only lines that match, and `context` lines before and after each."""
@@ -133,7 +142,7 @@ class View:
     def rows_of(self, line: int) -> int:
         """How many rows a line that is shown takes."""
         block = self._store.block(line // BLOCK_LINES)
-        return self._height(block, line % BLOCK_LINES)
+        return len(self._starts(block, line % BLOCK_LINES))
 
     def is_shown(self, line: int) -> bool:
         blocks = self._store.blocks()
@@ -212,22 +221,27 @@ class View:
 
     def _ends(self, number: int, places: Sequence[int]) -> Sequence[int] | None:
         block = self._store.block(number)
-        if self._width is None or block.widest <= self._width:
+        widest = block.widest if self._wraps else block.widest_note
+        if not self._width or widest <= self._width:
             return None
-        return array("Q", accumulate(self._heights(block, places, self._width)))
+        return array("Q", accumulate(self._heights(block, places)))
 
-    def _heights(self, block: Block, places: Sequence[int], width: int) -> list[int]:
-        if block.has_wide:
-            return [self._height(block, place) for place in places]
-        cells = block.cells
+    def _heights(self, block: Block, places: Sequence[int]) -> list[int]:
+        width, cells = self._width, block.cells
+        if not self._wraps or block.has_wide or block.widest_note > width:
+            return [len(self._starts(block, place)) for place in places]
         if len(places) < len(cells):
             return [wrap.height(cells[place], width) for place in places]
         return [1 if count <= width else -(-count // width) for count in cells]
 
-    def _height(self, block: Block, place: int) -> int:
-        width, cells = self._width, block.cells[place]
-        if width is None or cells <= width:
-            return 1
+    def _starts(self, block: Block, place: int) -> Sequence[int]:
+        width, cells, kind = self._width, block.cells[place], block.kind(place)
+        if not width or cells <= width or kind == Kind.SEPARATOR:
+            return ONE_ROW
+        if kind == Kind.NOTE:
+            return wrap.word_starts(plain(block.text(place)), width)
+        if not self._wraps:
+            return ONE_ROW
         if block.is_wide(place):
-            return len(wrap.starts(plain(block.text(place)), width))
-        return wrap.height(cells, width)
+            return wrap.starts(plain(block.text(place)), width)
+        return range(0, cells, width)

@@ -10,7 +10,7 @@ from rich.cells import get_character_cell_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["column_at", "height", "starts"]
+__all__ = ["column_at", "height", "starts", "word_starts"]
 
 
 @lru_cache(maxsize=512)
@@ -24,6 +24,20 @@ def starts(text: str, width: int) -> Sequence[int]:
         if cell + size - found[-1] > width and cell > found[-1]:
             found.append(cell)
         cell += size
+    return found
+
+
+@lru_cache(maxsize=512)
+def word_starts(text: str, width: int) -> Sequence[int]:
+    """As `starts`, but a row ends between words where it can."""
+    found, cell, word = [0], 0, 0
+    for character in text:
+        size = get_character_cell_size(character)
+        if cell + size - found[-1] > width and cell > found[-1]:
+            found.append(word if word > found[-1] else cell)
+        cell += size
+        if character == " ":
+            word = cell
     return found
 
 
