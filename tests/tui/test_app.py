@@ -242,6 +242,51 @@ async def test_x_stops_and_shift_x_kills() -> None:
         assert screen.loop.calls == ["stop"] * 3  # asked again, the loop kills
 
 
+async def test_a_run_that_is_being_stopped_is_shown_as_such_until_it_ends() -> None:
+    async with opened() as screen:
+        live(screen)
+        await screen.press("x")
+        await screen.settle()
+        assert "■ STOPPING RUN 1 00:00.0  X kills" in screen.text("head")
+        await screen.press("X")
+        await screen.settle()
+        assert "■ KILLING RUN 1" in screen.text("head")
+        screen.app.event(finished(1, ended(0, signal=9, reason="stopped")))
+        await screen.settle()
+        assert "■ RUN 1 stopped" in screen.text("head")
+
+
+async def test_a_second_ctrl_c_on_a_run_that_goes_on_names_what_is_harder() -> None:
+    async with opened() as screen:
+        live(screen)
+        await screen.press("ctrl+c", "ctrl+c")
+        assert "run 1 goes on: x stops it, X kills it" in shown_log(screen)
+        assert screen.loop.calls == ["interrupt"] * 2
+
+
+async def test_one_s_own_ctrl_c_is_no_failure() -> None:
+    async with opened() as screen:
+        live(screen)
+        await screen.press("ctrl+c")
+        screen.app.event(printed(1, "Traceback (most recent call last):\nKeyboardInterrupt\n"))
+        screen.app.event(finished(1, ended(0, signal=2, reason="killed by SIGINT")))
+        await screen.settle()
+        assert "■ RUN 1 interrupted" in screen.text("head")
+        assert not screen.shows("card")
+
+
+async def test_what_is_asked_for_over_a_lost_link_is_said_to_be_kept() -> None:
+    async with opened() as screen:
+        live(screen)
+        screen.app.event(Reconnecting("no route", 5.0))
+        await screen.press("ctrl+c", "x", "r")
+        log = shown_log(screen)
+        assert "run 1 cannot be reached: x stops it once it can" in log
+        assert "run 1 is stopped once the link is back" in log
+        assert "it runs again once the link is back" in log
+        assert screen.loop.calls == ["stop", "rerun"]
+
+
 async def test_p_pauses_and_runs_on_save_again() -> None:
     async with opened() as screen:
         await screen.press("p")

@@ -294,7 +294,7 @@ def test_ctrl_c_interrupts_the_run_and_twice_leaves(box: Box) -> None:
         terminal.wait_for("RUN 1")
         terminal.wait_for("up")
         terminal.type("\x03")
-        terminal.wait_for("SIGINT")
+        terminal.wait_for("■ RUN 1 interrupted")
         wait_until(lambda: terminal.type("\x03") or terminal.process.poll() is not None)  # type: ignore[func-returns-value]
         assert terminal.process.returncode == 0
         terminal.assert_given_back()

@@ -266,6 +266,8 @@ class UpApp(Board):
         if self._view.link is Link.OVER:
             self._feed.again()
         elif self._feed.loop is not None:
+            if self._view.link is Link.LOST:
+                self._tell(Said("it runs again once the link is back"))
             self._feed.loop.rerun()
             self._shown_run = None
             self.log_pane.action_follow()
@@ -278,8 +280,14 @@ class UpApp(Board):
             self.log_pane.action_follow()
 
     def action_stop(self) -> None:
-        if self._feed.loop is not None:
-            self._feed.loop.stop()
+        if self._feed.loop is None:
+            return
+        live = self._view.live
+        if live is not None and live.asked != "stop" and self._view.link is Link.LOST:
+            self._tell(Said(f"run {live.number} is stopped once the link is back"))
+        self._view.ask("stop")
+        self._feed.loop.stop()
+        self.touch()
 
     def action_kill(self) -> None:
         """The loop kills what it has been asked to stop, and is asked again."""
@@ -305,12 +313,23 @@ class UpApp(Board):
         elif self.log_pane.has_selection:
             self.log_pane.action_copy()
         elif self._view.live is not None and self._feed.loop is not None:
-            self._tell(Said(f"interrupting run {self._view.live.number}"))
-            self._feed.loop.interrupt()
+            is_again = self._interrupted_s - before < AGAIN_WITHIN_S
+            self._interrupt_run(self._feed.loop, self._view.live, is_again=is_again)
         elif self._interrupted_s - before < AGAIN_WITHIN_S:
             self._leave()
         else:
             self.notify("Ctrl-C again to leave", timeout=AGAIN_WITHIN_S)
+
+    def _interrupt_run(self, loop: Loop, run: RunRow, *, is_again: bool) -> None:
+        if self._view.link is Link.LOST:
+            self._tell(Said(f"run {run.number} cannot be reached: x stops it once it can"))
+            return
+        if is_again and run.asked:
+            self._tell(Said(f"run {run.number} goes on: x stops it, X kills it", "warning"))
+        else:
+            self._tell(Said(f"interrupting run {run.number}"))
+        self._view.ask("interrupt")
+        loop.interrupt()
 
     def action_run_step(self, by: int) -> None:
         numbers = list(self._view.runs)

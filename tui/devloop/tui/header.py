@@ -29,6 +29,7 @@ _INSTALL = {
     "unpacking": "unpacking",
     "fetching": "fetching what it needs",
 }
+_ENDING = {"stop": ("STOPPING ", "  X kills"), "kill": ("KILLING ", "")}
 MARGIN = 1
 LEAST_SHOWN_S = 0.00005  # of a stage: less reads 0.0
 
@@ -62,12 +63,15 @@ def status_line(view: View, progress: Progress, width: int, now_s: float) -> Lin
 
 def run_state(row: RunRow) -> tuple[str, str, Style]:
     """Glyph, word and style of a run's state."""
+    if row.is_live and row.asked in _ENDING:
+        return "■", "stops", "warn"
     if row.end is None:
         return ("?", "lost", "warn") if row.is_lost else ("▶", "runs", "accent")
     if row.end.was_taken_down:
         return "✗", "lost", "bad"
     if row.was_stopped:
-        return "■", plain(row.end.cause.partition(":")[0]), "warn"
+        why = "interrupted" if row.was_interrupted else row.end.cause.partition(":")[0]
+        return "■", plain(why), "warn"
     return ("✗", row.end.words, "bad") if row.end.status else ("✓", row.end.words, "good")
 
 
@@ -82,7 +86,9 @@ def _run_part(view: View, progress: Progress, now_s: float) -> Line:
         return _no_run_yet(view, progress)
     glyph, word, style = run_state(row)
     if row.is_live:
-        return [Span(f"{glyph} RUN {row.number}", style), Span(f" {clock(row.duration_s(now_s))}")]
+        doing, hint = _ENDING.get(row.asked, ("", ""))
+        time = Span(f" {clock(row.duration_s(now_s))}")
+        return [Span(f"{glyph} {doing}RUN {row.number}", style), time, Span(hint, "warn")]
     took = Span(f" {seconds(row.duration_s(now_s))}", "dim")
     return [Span(f"{glyph} RUN {row.number} {word}", style), took]
 

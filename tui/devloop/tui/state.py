@@ -11,8 +11,8 @@ import os
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from signal import SIGKILL
-from typing import TYPE_CHECKING, NamedTuple, assert_never
+from signal import SIGINT, SIGKILL
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, assert_never
 
 from devloop.sync.events import (
     Connected,
@@ -72,6 +72,11 @@ class Link(Enum):
     OVER = "ended"  # the session: nothing goes on until the user asks for it
 
 
+# What the user has asked of a live run, the hardest of it.
+Asked: TypeAlias = Literal["", "interrupt", "stop", "kill"]
+_HARDER: tuple[Asked, ...] = ("", "interrupt", "stop", "kill")
+
+
 class Stage(NamedTuple):
     """Of the way from a save to the first output."""
 
@@ -125,6 +130,7 @@ class RunRow:
     is_lost: bool = False  # with its agent: how it ended is not known
     failure: Failure | None = None
     output: Output = field(default_factory=Output)
+    asked: Asked = ""
 
     @property
     def is_live(self) -> bool:
@@ -140,7 +146,13 @@ class RunRow:
         end = self.end
         if end is None or end.start_failed or end.was_taken_down:
             return False
-        return bool(end.cause) and not end.is_out_of_memory
+        return self.was_interrupted or (bool(end.cause) and not end.is_out_of_memory)
+
+    @property
+    def was_interrupted(self) -> bool:
+        """By the user, whose wish it was, and no failure."""
+        is_by_signal = self.end is not None and self.end.status == 128 + SIGINT
+        return is_by_signal and self.asked == "interrupt"
 
     @property
     def was_taken_down(self) -> bool:
@@ -295,6 +307,13 @@ class View:
 
     def tell(self, text: str, hint: str, now_s: float) -> None:
         self.notices.append(Told(now_s, text, hint))
+
+    def ask(self, asked: Asked) -> None:
+        """Of the live run; a second stop kills."""
+        row = self.live
+        if row is not None:
+            again: Asked = "kill" if asked == row.asked == "stop" else asked
+            row.asked = max(row.asked, again, key=_HARDER.index)
 
     def opening(self) -> None:
         """A session is being opened, for the first time or once more."""
