@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from typing import TYPE_CHECKING
@@ -19,9 +20,10 @@ from devloop.tui.diffs import DiffScreen
 from devloop.tui.keys import KEYS
 from devloop.tui.log.pane import LogPane
 from devloop.tui.log.sgr import plain
-from devloop.tui.panes import Lines
+from devloop.tui.panes import Lines, LinesPane
 from devloop.tui.state import Link
 from devloop.tui.themes import theme_for
+from devloop.tui.vitals import gpu_pane
 
 from .fakes import (
     TRACEBACK,
@@ -489,6 +491,26 @@ async def test_all_panes_are_there_from_100_columns_on_and_z_shows_one_alone() -
         await screen.pilot.resize_terminal(99, 30)
         await screen.pilot.pause()
         assert [name for name in names if screen.shows(name)] == ["gpu"]
+
+
+async def test_the_panes_beside_the_log_have_their_new_width_soon_after_a_resize() -> None:
+    async with opened() as screen:
+        live(screen)
+        for at in range(3):
+            screen.app.sample(sample(at))
+        app = screen.app
+        pane = app.query_one("#gpu", LinesPane)
+        for size in ((160, 45), (80, 24), (120, 30), (80, 24), (200, 50)):
+            await screen.pilot.resize_terminal(*size)
+            if size[0] < 100:
+                continue
+            async with asyncio.timeout(10):
+                while True:
+                    width, height = pane.scrollable_content_region.size
+                    lines = gpu_pane(app.view, width, height, screen.clock(), zoomed=False)
+                    if width and pane.lines == lines:
+                        break
+                    await screen.pilot.pause(0.01)
 
 
 async def test_a_tiny_terminal_has_one_status_line_and_the_log() -> None:

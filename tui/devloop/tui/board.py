@@ -169,6 +169,10 @@ class Board(App[None]):
         self.log_pane.set_class(is_small, "bare")
         self.touch()
 
+    def on_resized(self) -> None:
+        """A pane, once the layout is done: what was drawn before then is of the old width."""
+        self.touch()
+
     def touch(self) -> None:
         """Something is another: it is seen within a frame, and at once when little happens."""
         if self._is_dirty or not self._is_composed:

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from .spans import Line
     from .state import RunRow
 
-__all__ = ["Lines", "LinesPane", "RunsPane"]
+__all__ = ["Lines", "LinesPane", "Resized", "RunsPane"]
+
+
+class Resized(Message):
+    """A pane has another size: what is fitted into it is to be drawn again."""
 
 
 class Lines(Static):
@@ -32,6 +36,11 @@ class Lines(Static):
     def __init__(self, name: str | None = None) -> None:
         super().__init__("", id=name)
         self._shown: list[Line] = []
+
+    @property
+    def lines(self) -> list[Line]:
+        """What is shown."""
+        return self._shown
 
     def show(self, lines: list[Line]) -> None:
         if lines != self._shown:
@@ -59,6 +68,13 @@ class LinesPane(VerticalScroll, can_focus=True):
 
     def compose(self):  # type: ignore[no-untyped-def] # Textual's own type is in its private part
         yield self._lines
+
+    @property
+    def lines(self) -> list[Line]:
+        return self._lines.lines
+
+    def on_resize(self) -> None:
+        self.post_message(Resized())
 
     def show(self, title: str, lines: list[Line]) -> None:
         if title != self._title:
@@ -103,6 +119,9 @@ class RunsPane(OptionList):
         """The run under the cursor."""
         option = self.highlighted_option
         return int(option.id) if option is not None and option.id is not None else None
+
+    def on_resize(self) -> None:
+        self.post_message(Resized())
 
     def show(self, title: str, rows: list[RunRow], now_s: float) -> None:
         """`rows`, newest first."""
