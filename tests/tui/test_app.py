@@ -591,6 +591,14 @@ async def test_an_agent_that_was_ended_is_told_with_the_run_that_went_along() ->
         assert "run 1 ? lost" in log
 
 
+async def test_a_theme_that_is_not_there_is_told_with_those_that_are() -> None:
+    async with opened(FakeGround(theme="nosuch")) as screen:
+        await screen.settle()
+        assert "there is no theme nosuch" in shown_log(screen)
+        assert "default, colour-blind, 16, " in shown_log(screen)
+        assert "nord" in shown_log(screen)
+
+
 async def test_a_loop_that_ends_does_not_close_the_screen() -> None:
     async with opened() as screen:
         live(screen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from devloop.tui.details import run_line, runs_title, sync_pane
 from devloop.tui.driver import InputBytes, events_in
 from devloop.tui.failure import Output, Words, explained
 from devloop.tui.header import cycle_line, header, progress_line, status_line
-from devloop.tui.keys import KEYS, footer, keymap
+from devloop.tui.keys import KEYS, BadKeys, footer, keymap
 from devloop.tui.programs import debugger_words, editor, local_path
 from devloop.tui.series import HISTORY, Series, percentile, plot, sparkline
 from devloop.tui.spans import Part, Span, cut, fit, text_of, width_of
@@ -304,6 +305,21 @@ def test_the_footer_shows_the_keys_in_force() -> None:
 )
 def test_keys_are_written_as_they_are_read(written: str, named: str) -> None:
     assert keymap({"mark": written})["mark"] == named
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"mark": "hyper+foo"}, "knows no key hyper+foo"),
+        ({"mark": "cmd+f"}, "knows no key cmd+f"),
+        ({"quit": ""}, "leaves no key for quit"),
+        ({"rerun": "q"}, "leaves no key for quit"),
+        ({"rerun": "ctrl+c"}, "leaves no key for interrupt"),
+    ],
+)
+def test_keys_that_lead_nowhere_are_refused(wanted: dict[str, str], words: str) -> None:
+    with pytest.raises(BadKeys, match=re.escape(words)):
+        keymap(wanted)
 
 
 def test_a_key_that_is_remapped_is_no_longer_another_command_s() -> None:

@@ -46,7 +46,7 @@ from .panes import RunsPane
 from .programs import debugger_words, local_path
 from .state import Link, View
 from .telling import Said, note_of, said_of
-from .themes import THEMES, theme_for
+from .themes import THEMES, names_of, theme_for
 from .words import plain
 
 if TYPE_CHECKING:
@@ -104,6 +104,12 @@ class UpApp(Board):
         wanted = theme_for(name)
         self.theme = wanted if wanted in self.available_themes else theme_for("")
 
+    def _tell_of_theme(self) -> None:
+        name = self._facts.theme
+        if theme_for(name) not in self.available_themes:
+            known = ", ".join(names_of(self.available_themes))
+            self._tell(Said(f"there is no theme {name}", "warning", f"the themes are {known}"))
+
     @property
     def is_hidden(self) -> bool:
         return self._lender.is_lent
@@ -124,6 +130,7 @@ class UpApp(Board):
         """The screen is there: now to what takes time."""
         gc.enable()
         gc.freeze()
+        self._tell_of_theme()
         if self._ground.command:
             self._start_feed()
         else:
@@ -238,6 +245,7 @@ class UpApp(Board):
         view.target, view.image, view.command = now.target, now.image, self._ground.command
         if now.theme != before.theme:
             self._take_theme(now.theme)
+            self._tell_of_theme()
         if now.keys != before.keys:
             self._keys = keymap(now.keys)
             self.set_keymap(self._keys)

@@ -107,6 +107,13 @@ _NAMES = {
     "+": "plus",
     "_": "underscore",
 }
+NEEDED = ("quit", "interrupt")
+_MODIFIERS = {"ctrl", "shift", "alt", "meta", "super", "hyper"}
+_KEY_NAMES = {
+    *("escape", "enter", "tab", "space", "backspace", "insert", "delete"),
+    *("up", "down", "left", "right", "home", "end", "pageup", "pagedown"),
+    *(f"f{number}" for number in range(1, 25)),
+}
 _SIGNS = {
     **{name: sign for sign, name in _NAMES.items()},
     "ampersand": "&",
@@ -125,7 +132,8 @@ _SIGNS = {
 def keymap(wanted: Mapping[str, str]) -> dict[str, str]:
     """What a configuration asks for ("rerun": "f5 R"), as Textual has it: "f5,R".
 
-    A key that is taken is no longer that of another command. Raises BadKeys.
+    A key that is taken is no longer that of another command; without a way to leave, and to
+    interrupt, there is no screen. Raises BadKeys.
     """
     names = [key.name for key in KEYS]
     if unknown := [name for name in wanted if name not in names]:
@@ -134,11 +142,32 @@ def keymap(wanted: Mapping[str, str]) -> dict[str, str]:
     taken = [key for keys in remapped.values() for key in keys]
     if twice := [key for key in taken if taken.count(key) > 1]:
         raise BadKeys(f"has {_SIGNS.get(twice[0], twice[0])} for two commands")
+    if strange := [key for key in taken if not _is_key(key)]:
+        raise BadKeys(
+            f"knows no key {strange[0]}", hint="keys are such as r, R, /, f5, ctrl+f, pageup, space"
+        )
     for key in KEYS:
         left = [name for name in key.keys.split(",") if name not in taken]
         if key.name not in remapped and left != key.keys.split(","):
             remapped[key.name] = left
+    for name in NEEDED:
+        if name in remapped and not remapped[name]:
+            raise BadKeys(f"leaves no key for {name}", hint=f'such as {name} = "f10"')
     return {name: ",".join(keys) for name, keys in remapped.items()}
+
+
+def _is_key(name: str) -> bool:
+    """Whether a terminal may send it: a name that Textual has, of a key or of a character."""
+    *modifiers, last = name.split("+")
+    if not _MODIFIERS.issuperset(modifiers):
+        return False
+    if len(last) == 1 or last in _KEY_NAMES or last in _NAMES.values():
+        return True
+    try:
+        unicodedata.lookup(last.replace("_", " "))
+    except KeyError:
+        return False
+    return True
 
 
 def _key_name(written: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .spans import Line, Style
 
-__all__ = ["THEMES", "content", "theme_for"]
+__all__ = ["THEMES", "content", "names_of", "theme_for"]
 
 DEFAULT, COLOUR_BLIND, SIXTEEN = "devloop", "devloop-colour-blind", "devloop-16"
 
@@ -89,6 +89,12 @@ _STYLES: dict[Style, str] = {
     "accent": "$accent",
     "title": "$primary bold",
 }
+
+
+def names_of(themes: Iterable[str]) -> list[str]:
+    """As a configuration has them: ours by their short names, then Textual's."""
+    own = [theme.name for theme in THEMES]
+    return ["default", "colour-blind", "16", *sorted(name for name in themes if name not in own)]
 
 
 def theme_for(wanted: str) -> str:
