@@ -401,7 +401,7 @@ async def test_the_keys_of_the_log_work_whatever_has_the_focus() -> None:
         await screen.press("G")
         assert log.is_following
         await screen.press("slash", *"alue", "enter")
-        assert "/alue 40 found" in log.title_text
+        assert "/alue · 40 found" in log.title_text
         await screen.press("ampersand", "c", "enter")
         assert "&c" in log.title_text
         await screen.press("1", "escape", "escape", "c")

@@ -256,7 +256,7 @@ async def test_slash_finds_upwards_and_n_goes_on_and_around() -> None:
         await pilot.press("enter")
         await settled(pilot)
         assert cursor_line(pane) == "35 loss"
-        assert "/loss 4 found" in pane.title_text
+        assert "/loss · 4 found" in pane.title_text
         await pilot.press("N")
         assert cursor_line(pane) == "25 loss"
         await pilot.press("n")
@@ -466,3 +466,13 @@ async def test_what_devloop_says_is_all_there_in_a_narrow_pane() -> None:
         assert words in shown
         assert any("…" in row and "12:00:11" in row for row in rows)
         assert sum("x" in row for row in rows) == 1
+
+
+async def test_the_title_tells_a_pattern_from_its_count_and_what_is_no_expression() -> None:
+    async with screen("step 12") as (pilot, pane):
+        pane.action_find("step 12")
+        await pilot.pause()
+        assert "/step 12 · 1 found" in pane.title_text
+        pane.action_filter("99|[")
+        await pilot.pause()
+        assert "&99|[ (as text) · 0 found" in pane.title_text

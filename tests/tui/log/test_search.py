@@ -118,3 +118,9 @@ def test_the_newest_lines_are_looked_at_first() -> None:
         store.append(f"{at}", Kind.STDOUT, 1, 0)
     matches = Matches(Pattern.of("1"), store)
     assert [matches.step() for _ in range(4)] == [2, 1, 0, None]
+
+
+def test_what_is_no_regular_expression_is_known_to_be_taken_as_text() -> None:
+    assert Pattern.of("99|[").is_text
+    assert Pattern.of("99|[").matches("a 99|[ b")
+    assert not Pattern.of("99|1").is_text

@@ -88,7 +88,8 @@ def _run_part(view: View, progress: Progress, now_s: float) -> Line:
     if row.is_live:
         doing, hint = _ENDING.get(row.asked, ("", ""))
         time = Span(f" {clock(row.duration_s(now_s))}")
-        return [Span(f"{glyph} {doing}RUN {row.number}", style), time, Span(hint, "warn")]
+        words = Span(f"{glyph} {doing}RUN {row.number}", style)
+        return [words, time, *([Span(hint, "warn")] if hint else [])]
     took = Span(f" {seconds(row.duration_s(now_s))}", "dim")
     return [Span(f"{glyph} RUN {row.number} {word}", style), took]
 

@@ -395,4 +395,6 @@ class LogCanvas(ScrollView, can_focus=True):
 def _count_words(sigil: str, matches: Matches | None) -> str:
     if matches is None:
         return ""
-    return f"{sigil}{matches.pattern.source} {matches.count:,} found"
+    pattern = matches.pattern
+    as_text = " (as text)" if pattern.is_text else ""
+    return f"{sigil}{pattern.source}{as_text} · {matches.count:,} found"

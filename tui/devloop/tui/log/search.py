@@ -22,11 +22,13 @@ __all__ = ["ERRORS", "Matches", "Pattern"]
 
 
 class Pattern(NamedTuple):
-    """A regular expression, or plain text where it is none. `inverts`: what does not match."""
+    """A regular expression, or plain text where it is none (`is_text`). `inverts`: what does not
+    match."""
 
     regex: re.Pattern[str]
     inverts: bool
     source: str
+    is_text: bool = False
 
     @classmethod
     def of(cls, source: str) -> Pattern:
@@ -40,7 +42,7 @@ class Pattern(NamedTuple):
         try:
             return cls(re.compile(words, flags), inverts, source)
         except re.error:
-            return cls(re.compile(re.escape(words), flags), inverts, source)
+            return cls(re.compile(re.escape(words), flags), inverts, source, is_text=True)
 
     def matches(self, line: str) -> bool:
         return (self.regex.search(line) is None) == self.inverts
