@@ -65,4 +65,10 @@ async def check(app: UpApp, clock: Clock, state: str, size: tuple[int, int], nam
 
 
 async def settled(pilot: Pilot[None]) -> None:
+    """Drawn, and drawn again where that has changed a pane's size."""
+    assert isinstance(pilot.app, UpApp)
+    await pilot.pause()
+    await pilot.pause()
+    while not pilot.app.is_drawn:
+        await pilot.pause(0.01)
     await pilot.pause()

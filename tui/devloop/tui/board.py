@@ -173,6 +173,11 @@ class Board(App[None]):
         """A pane, once the layout is done: what was drawn before then is of the old width."""
         self.touch()
 
+    @property
+    def is_drawn(self) -> bool:
+        """Nothing waits to be drawn but what gets older."""
+        return not self._is_dirty
+
     def touch(self) -> None:
         """Something is another: it is seen within a frame, and at once when little happens."""
         if self._is_dirty or not self._is_composed:
