@@ -476,3 +476,21 @@ async def test_the_title_tells_a_pattern_from_its_count_and_what_is_no_expressio
         pane.action_filter("99|[")
         await pilot.pause()
         assert "&99|[ (as text) · 0 found" in pane.title_text
+
+
+async def test_what_is_copied_of_a_line_that_was_cut_is_the_program_s() -> None:
+    async with screen("x" * 20_000) as (pilot, pane):
+        assert pane.selected_text() == "x" * 16_384
+        await pilot.press("shift+up")
+        assert pane.selected_text() == "x" * 16_384
+
+
+async def test_a_cleared_log_is_that_of_the_newest_run() -> None:
+    async with screen() as (pilot, pane):
+        pane.begin_run(1, "run 1")
+        pane.end_run(1, "run 1")
+        pane.begin_run(2, "run 2")
+        pane.flush()
+        pane.action_clear_view()
+        await pilot.pause()
+        assert "run 2" in pane.title_text

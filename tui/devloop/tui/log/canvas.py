@@ -159,7 +159,8 @@ class LogCanvas(ScrollView, can_focus=True):
     def title_text(self) -> str:
         """ "log · run 14 · FOLLOW · 18,204 lines · wrap off"."""
         model = self.model
-        run = model.run_at(self._current or 0)
+        current = self._current
+        run = model.run_at(model.store.end if current is None else current)
         dropped = f" ({model.store.first:,} dropped)" if model.store.first else ""
         parts = [
             "log",

@@ -19,6 +19,7 @@ from .bar import PatternBar
 from .canvas import LogCanvas
 from .links import Link, links
 from .paint import margin
+from .rows import LONGEST_ROW, without_mark
 from .selection import Point, Selection
 from .sgr import plain
 from .store import MOST_BYTES, MOST_LINES
@@ -204,15 +205,18 @@ class LogPane(LogCanvas):
         if len(text.encode()) <= MOST_OSC52_BYTES:
             self.app.copy_to_clipboard(text)
         self.run_worker(clipboard.put(text), group="log-copy", exit_on_error=False)
-        lines = text.count("\n") + 1
-        self.notify(f"copied {'1 line' if lines == 1 else f'{lines:,} lines'}", timeout=1.5)
+        lines = text.split("\n")
+        count = "1 line" if len(lines) == 1 else f"{len(lines):,} lines"
+        is_cut = max(map(len, lines)) >= LONGEST_ROW
+        words = f", as far as it is kept: {LONGEST_ROW:,} characters" if is_cut else ""
+        self.notify(f"copied {count}{words}", timeout=1.5)
 
     def selected_text(self) -> str | None:
         """The selection, or the current line; without colours."""
         if self._selection is not None:
             return self._selection.text(self.model.store, self.model.view)
         current = self._current
-        return None if current is None else plain(self.model.store.line(current).text)
+        return None if current is None else without_mark(plain(self.model.store.line(current).text))
 
     @property
     def is_plain(self) -> bool:

@@ -11,7 +11,7 @@ from . import pen as pens
 from .pen import Pen
 from .sgr import ESCAPE, plain, spans
 
-__all__ = ["LONGEST_ROW", "Cells", "Row", "pen_after"]
+__all__ = ["LONGEST_ROW", "Cells", "Row", "pen_after", "without_mark"]
 
 LONGEST_ROW = 16_384  # characters with their escapes; a program that writes no newline is bounded
 CUT = f"\x1b[0;7m … cut at {LONGEST_ROW:,} characters \x1b[0m"
@@ -19,6 +19,11 @@ MOST_COMBINING = 8  # of a cell
 TAB = 8
 
 _BLANK = (" ", pens.DEFAULT)
+
+
+def without_mark(text: str) -> str:
+    """What the program has printed of a line that was cut; `text` without escapes."""
+    return text.removesuffix(plain(CUT))
 
 
 def pen_after(pen: Pen, text: str) -> Pen:

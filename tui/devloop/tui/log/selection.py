@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from .rows import without_mark
 from .sgr import plain
 
 if TYPE_CHECKING:
@@ -53,5 +54,5 @@ class Selection(NamedTuple):
             text = plain(store.line(line).text)
             span = self.span(line, len(text))
             if span is not None:
-                parts.append(text[slice(*span)])
+                parts.append(without_mark(text[slice(*span)]))
         return "\n".join(parts)
