@@ -55,13 +55,24 @@ async def check(app: UpApp, clock: Clock, state: str, size: tuple[int, int], nam
         if state != "asked":
             app.draw()
         await settled(pilot)
-        svg = app.export_screenshot()
+        svg = await still(pilot)
     picture = approved_form(svg, size[0])
     if APPROVE:
         Path(APPROVE, f"{name}.svg").write_text(svg)
         STORED.mkdir(exist_ok=True)
         (STORED / f"{name}.txt").write_text(picture)
     assert picture == (STORED / f"{name}.txt").read_text()
+
+
+async def still(pilot: Pilot[None]) -> str:
+    """The picture once it is the same twice: a scrollbar is drawn after what it scrolls."""
+    columns = pilot.app.size.width
+    svg = before = ""
+    while not svg or approved_form(svg, columns) != approved_form(before, columns):
+        before = svg or pilot.app.export_screenshot()
+        await pilot.pause(0.02)
+        svg = pilot.app.export_screenshot()
+    return svg
 
 
 async def settled(pilot: Pilot[None]) -> None:

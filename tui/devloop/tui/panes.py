@@ -31,7 +31,8 @@ class Resized(Message):
 class Lines(Static):
     """Lines of spans, drawn again only when they are others."""
 
-    DEFAULT_CSS = "Lines { height: auto; width: 1fr; }"
+    # A line is fitted to a width that is about to change: folded, it would be two for good.
+    DEFAULT_CSS = "Lines { height: auto; width: 1fr; text-wrap: nowrap; text-overflow: clip; }"
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__("", id=name)
@@ -44,7 +45,7 @@ class Lines(Static):
 
     def show(self, lines: list[Line]) -> None:
         if lines != self._shown:
-            is_as_high = len(lines) == len(self._shown)
+            is_as_high = len(lines) == self.size.height
             self._shown = [list(line) for line in lines]
             self.update(content(lines), layout=not is_as_high)
 
