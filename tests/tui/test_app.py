@@ -266,6 +266,16 @@ async def test_a_second_ctrl_c_on_a_run_that_goes_on_names_what_is_harder() -> N
         assert screen.loop.calls == ["interrupt"] * 2
 
 
+async def test_a_breakpoint_of_an_ordinary_run_says_how_to_debug_it() -> None:
+    async with opened() as screen:
+        live(screen)
+        text = "Traceback (most recent call last):\nbdb.BdbQuit\n"
+        screen.app.event(printed(1, text, stderr=True))
+        screen.app.event(finished(1, ended(1)))
+        await screen.settle()
+        assert "d debugs it" in screen.text("card")
+
+
 async def test_one_s_own_ctrl_c_is_no_failure() -> None:
     async with opened() as screen:
         live(screen)

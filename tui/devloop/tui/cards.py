@@ -22,6 +22,7 @@ __all__ = ["card"]
 
 MEMORY_COLUMNS = 60
 PROCESSES_SHOWN = 2
+AT_BREAKPOINT = "bdb.BdbQuit"
 INDENT, HINT = Span("   "), Span("   hint: ", "dim")
 KILLED_WORDS = "by somebody, or for want of memory, of which the kernel's log says nothing"
 
@@ -79,7 +80,9 @@ def _exit_lines(row: RunRow, width: int) -> list[Line]:
     for memory in row.failure.memories:
         lines += _memory_lines(memory, width)
     place = row.failure.place
-    if place is not None:
+    if row.failure.exception.startswith(AT_BREAKPOINT):
+        lines.append([Span("   a breakpoint() waits for nobody here: d debugs it", "dim")])
+    elif place is not None:
         where = f"{plain(in_project(place.path))}:{place.line}"
         keys = Part([Span("e shows it   o opens it", "dim")], 1)
         lines.append([Span("   "), *fit([Part([Span(where)]), keys], width - 3)])
