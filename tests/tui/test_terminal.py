@@ -79,6 +79,7 @@ def test_a_run_that_is_not_kept_is_stopped(box: Box) -> None:
         terminal.wait_for("is live")
         terminal.type("s")
         assert terminal.wait_for_end() == 0
+        terminal.wait_for("run 1 was stopped")
     assert "running" not in box.live_runs(project)
 
 
@@ -167,6 +168,7 @@ def test_a_signal_ends_it_and_the_terminal_is_given_back(box: Box, number: int) 
         terminal.wait_for("RUN 1")
         terminal.process.send_signal(number)
         assert terminal.wait_for_end() == 0
+        terminal.wait_for("run 1 was stopped")
         terminal.assert_given_back()
     assert "running" not in box.live_runs(project)
 

@@ -53,8 +53,9 @@ async def _show(ground: ProjectGround) -> int:
 
     app = UpApp(ground)
     await app.run_async()
-    for words in app.last_words:
-        say(words)
+    with contextlib.suppress(OSError):  # the terminal has gone
+        for words in app.last_words:
+            say(words)
     return app.return_code or 0
 
 

@@ -545,9 +545,14 @@ class UpApp(Board):
         self.run_worker(self._exit_after_feed(keep=keep), group="leaving")
 
     async def _exit_after_feed(self, *, keep: bool) -> None:
+        live = None if keep else self._view.live
         self._feed.leave(keep=keep)
         awaited = [worker for worker in self.workers if worker.group in ("feed", LENT)]
         await asyncio.gather(*(worker.wait() for worker in awaited), return_exceptions=True)
+        if live is not None and live.end is not None:
+            is_ours = live.was_stopped
+            words = f"run {live.number} was stopped" if is_ours else ended_words(live)
+            self.last_words.append(words)
         self.exit()
 
     def _listen_to_signals(self) -> None:
