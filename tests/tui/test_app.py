@@ -434,6 +434,34 @@ async def test_every_other_key_of_the_log_reaches_it_from_another_pane(
     ]
 
 
+async def test_the_letters_of_vim_and_less_move_in_log_and_list() -> None:
+    async with opened(size=WIDE) as screen:
+        for number in (1, 2):
+            live(screen, number)
+            screen.app.event(printed(number, "line\n" * 100))
+            screen.app.event(finished(number, ended(0)))
+        await screen.settle()
+        log = screen.app.log_pane
+        await screen.press("k")
+        assert not log.is_following
+        await screen.press("g")
+        assert log.scroll_offset.y == 0
+        await screen.press("space")
+        assert log.scroll_offset.y > 10
+        await screen.press("G", "k", "j", "j")
+        assert log.is_following
+        await screen.press("4", "j", "j", "enter")
+        assert "run 1" in log.title_text
+
+
+async def test_escape_leads_back_to_the_log_where_there_is_room_for_one_pane() -> None:
+    async with opened() as screen:
+        await screen.press("2")
+        assert not screen.shows("main")
+        await screen.press("escape")
+        assert screen.shows("main")
+
+
 async def test_end_follows_again_after_scrolling_up() -> None:
     async with opened() as screen:
         live(screen)

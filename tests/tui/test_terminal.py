@@ -151,7 +151,8 @@ def test_an_editor_that_is_not_there_is_told_in_the_screen(box: Box) -> None:
     with open_terminal(box, project, *UP, VISUAL="/no/such/editor") as terminal:
         terminal.wait_for("main.py:1")
         terminal.type("o")
-        terminal.wait_for("/no/such/editor: No such file")
+        rows = terminal.wait_for("/no/such/editor: No such file").split("\n")
+        assert "No such file" in "".join(rows[:10])  # the card is at the bottom
         terminal.wait_for("q quit")
         terminal.type("r")
         terminal.wait_for("✗ run 2 exit 1")

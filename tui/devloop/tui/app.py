@@ -454,6 +454,16 @@ class UpApp(Board):
         self._arrange()
         self._panes[name].focus()
 
+    def action_move(self, by: int) -> None:
+        """In whatever has the focus, by a line or a choice."""
+        if self._current == "log":
+            self.log_pane.action_line(by)
+        elif self._current == "runs":
+            step = self._runs.action_cursor_down if by > 0 else self._runs.action_cursor_up
+            step()
+        else:
+            self._panes[self._current].scroll_relative(y=by, animate=False)
+
     def action_focus_next(self) -> None:
         self._step_focus(1)
 
@@ -477,12 +487,15 @@ class UpApp(Board):
         self._arrange()
 
     def action_close_card(self) -> None:
-        """Or, one after another, what else is in the way: a selection, a search, a zoom."""
+        """Or, one after another, what else is in the way: a selection, a search, a zoom, a pane in
+        the log's place."""
         log = self.log_pane
         if not log.is_plain:
             log.action_dismiss()
         elif self._is_zoomed:
             self.action_zoom()
+        elif not self._main.display:
+            self.action_pane("log")
         else:
             self.close_card()
 

@@ -58,6 +58,7 @@ class _Log(LogPane, inherit_bindings=False):
         if isinstance(binding, Binding)
         and binding.action.partition("(")[0]
         in ("line", "select", "page", "sideways", "top", "context")
+        and binding.key not in ("j", "k", "g", "space")
     ]
 
 
@@ -79,6 +80,7 @@ class Board(App[None]):
     .alone #sync { height: 1fr; max-height: 100%; }
     #card { height: auto; max-height: 12; background: $panel; border-top: solid $error; }
     LogPane { background: $background; }
+    ToastRack { dock: top; align: right top; margin: 2 0 0 0; }  /* the card is at the bottom */
     LogPane.bare { border-top: none; }
     """
 

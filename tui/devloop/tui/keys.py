@@ -70,6 +70,10 @@ KEYS: tuple[Key, ...] = (
     Key("previous_error", "E", "log('previous_error')", "previous error", "find"),
     Key("previous_run", "left_square_bracket", "run_step(-1)", "previous run", "run"),
     Key("next_run", "right_square_bracket", "run_step(1)", "next run", "run", "run", 5),
+    Key("line_down", "j", "move(1)", "a line down, or the next run in the list", "log"),
+    Key("line_up", "k", "move(-1)", "a line up, or the run before in the list", "log"),
+    Key("page_down", "space", "log('page(1)')", "a page down", "log"),
+    Key("oldest", "g", "log('top')", "the oldest line", "log"),
     Key("wrap", "w", "log('toggle_wrap')", "wrap long lines", "log"),
     Key("time", "t", "log('toggle_time')", "timestamps", "log"),
     Key("mark", "m", "log('toggle_mark')", "mark this line", "log"),
@@ -126,6 +130,7 @@ _SIGNS = {
     "tab": "Tab",
     "shift+tab": "Shift+Tab",
     "end": "End",
+    "space": "Space",
 }
 
 
