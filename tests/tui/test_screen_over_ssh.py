@@ -84,7 +84,7 @@ def test_a_link_that_is_silent_is_noticed_and_replaced(box: Box) -> None:
         wait_until(lambda: "stale" not in terminal.text)
         assert time.monotonic() - began < 20  # lost within 16 s, resumed within 3
         terminal.type("/link lost\r")
-        terminal.wait_for("/link lost 1 found")
+        terminal.wait_for("/link lost · 1 found")
         terminal.type("q")
         terminal.wait_for("is live")
         terminal.type("s")
