@@ -147,6 +147,26 @@ class TestExec:
         assert box.exec(project, "python3", "main.py").text == "None\n"
 
 
+class TestWhatIsMounted:
+    def test_after_a_clean_a_run_sees_its_files(self, own_box: Box, train: str) -> None:
+        project = in_image(own_box, train, main="print('here')")
+        assert own_box.exec(project, "python3", "main.py").text == "here\n"
+        assert own_box.run(project, "clean", "-y").code == 0
+        wait_until(lambda: not list((own_box.state_dir / "containers/live").iterdir()))
+        assert own_box.exec(project, "python3", "main.py").text == "here\n"
+
+    def test_a_folder_that_was_replaced_is_seen_anew(
+        self, box: Box, train: str, tmp_path: Path
+    ) -> None:
+        data = tmp_path / "data"
+        project = in_image(box, train, f'[container]\nmounts = ["{data}:/data"]\n')
+        for word in ("first", "second"):
+            shutil.rmtree(data, ignore_errors=True)
+            data.mkdir()
+            (data / "file").write_text(word)
+            assert box.exec(project, "cat", "/data/file").text == word
+
+
 class TestLayouts:
     def test_a_layout_that_was_built_anew_is_what_runs_next(self, box: Box) -> None:
         project = box.project()

@@ -179,6 +179,8 @@ async def _set_aside(agent: Agent, projects: list[Project]) -> list[Path]:
         for project in projects:
             if project.runs.live() or project.followers:
                 raise WorkspaceInUse(project)
+        for project in projects:  # a warm container would show the folder that goes
+            await agent.spawner.cool(project.workspace.files)
         return [_rename_away(agent.forget(project)) for project in projects]
 
 

@@ -17,6 +17,7 @@ from devloop.cafs.digest import Digest
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.mount import MountLevel, probe
 
+from .container.job import HOST_FILES
 from .container.spec import ContainerSpec, ExtraMount, FolderRoot, ImageConfig, ImageRoot, Limits
 
 if TYPE_CHECKING:
@@ -71,14 +72,16 @@ def container_spec(
     Raises ImageMissing, BadImageConfig, MountMissing.
     """
     image = ImageConfig.parse(images.store.config(wish.index))
+    mounts = tuple(
+        ExtraMount(_existing(mount.source), os.fsdecode(mount.target), mount.read_only)
+        for mount in wish.mounts
+    )
     return ContainerSpec(
         root=_root(wish, images, profile),
         image=replace(image, user=wish.user) if wish.user else image,
         workspace=workspace,
-        mounts=tuple(
-            ExtraMount(_existing(mount.source), os.fsdecode(mount.target), mount.read_only)
-            for mount in wish.mounts
-        ),
+        mounts=mounts,
+        sources=_places([workspace, *(mount.source for mount in mounts), *map(Path, HOST_FILES)]),
         network="isolated" if wish.isolated_network else "host",
         shm_bytes=wish.shm_bytes or psutil.virtual_memory().total // 2,
         limits=Limits(wish.memory_bytes, wish.cpus, ulimits=wish.ulimits),
@@ -109,6 +112,19 @@ def _existing(source: bytes) -> Path:
     if not path.exists():
         raise MountMissing(f"no {path} on this box to mount")
     return path
+
+
+def _places(paths: list[Path]) -> tuple[tuple[int, int], ...]:
+    """While a container has it mounted, nothing else can get its inode."""
+    places = []
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError:
+            places.append((0, 0))
+        else:
+            places.append((found.st_dev, found.st_ino))
+    return tuple(places)
 
 
 @cache

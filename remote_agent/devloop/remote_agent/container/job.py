@@ -29,10 +29,10 @@ from .spec import DEFAULT_PATH, FolderRoot
 if TYPE_CHECKING:
     from .spec import ContainerSpec, Root
 
-__all__ = ["Box", "base_env", "keeper_job", "server_order"]
+__all__ = ["HOST_FILES", "Box", "base_env", "keeper_job", "server_order"]
 
 _PROGRAM = Path(__file__).parents[1] / "zygote"
-_HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
+HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
 _INSIDE = "/run/devloop/"
 DEADLINE_S = 30.0  # so long may a read of a missing file take
 
@@ -84,7 +84,7 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
         hostname=platform.node(),
         cgroup=group,
         rootless=box.rootless,
-        host_files=[path for path in _HOST_FILES if _is_shown(spec, path)],
+        host_files=[path for path in HOST_FILES if _is_shown(spec, path)],
     )
     return {
         "folder": str(folder),

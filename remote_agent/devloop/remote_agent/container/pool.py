@@ -208,10 +208,11 @@ class Containers:
         return self._box
 
     async def _make_room(self, spec: ContainerSpec) -> None:
-        """The longest unused goes; one whose layer is wanted goes first. Those in use stay."""
+        """The longest unused goes; one whose layer is wanted goes first, and one that shows what is
+        not at its paths any more. Those in use stay."""
         idle = [item for item in self._places.items() if not item[1].is_used]
         idle.sort(key=lambda item: item[1].last_used_s)
-        doomed = [place for other, place in idle if spec.name and other.name == spec.name]
+        doomed = [place for other, place in idle if _is_replaced(other, spec)]
         kept = [place for _, place in idle if place not in doomed]
         surplus = len(self._places) - len(doomed) - MAX_CONTAINERS + 1
         doomed += kept[: max(0, surplus)]
@@ -245,6 +246,12 @@ def _served(spec: ContainerSpec) -> ContainerSpec:
     if isinstance(spec.root, ImageRoot) and not spec.root.lazy:
         return replace(spec, root=replace(spec.root, lazy=True))
     return spec
+
+
+def _is_replaced(other: ContainerSpec, spec: ContainerSpec) -> bool:
+    if spec.name and other.name == spec.name:
+        return True
+    return replace(other, sources=()) == replace(spec, sources=())
 
 
 def _check_name(name: str) -> None:

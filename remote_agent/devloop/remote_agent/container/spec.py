@@ -140,9 +140,10 @@ class Limits:
 class ContainerSpec:
     """Two runs of equal specs share a container.
 
-    `workspace`: the project's folder on the box. `name`: the writable layer of that name is kept;
-    else it is thrown away. `caches`: the folder on the box that outlives containers, or none.
-    `records`: what is opened in it is noted, from its start on.
+    `workspace`: the project's folder on the box. `sources`: device and inode of all that is mounted
+    from the box; a path may lead to something else tomorrow. `name`: the writable layer of that
+    name is kept; else it is thrown away. `caches`: the folder on the box that outlives containers,
+    or none. `records`: what is opened in it is noted, from its start on.
     """
 
     root: Root
@@ -155,6 +156,7 @@ class ContainerSpec:
     name: str = ""
     gpus: bool = True
     caches: Path | None = None
+    sources: tuple[tuple[int, int], ...] = ()
     records: bool = field(default=False, compare=False)
 
     @property
