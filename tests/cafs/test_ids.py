@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from devloop.cafs.ids import ALL, Extent, Ids, granted, ids_here, mapping, own_names
+from devloop.cafs.ids import ALL, Extent, Ids, exchanged, granted, ids_here, mapping, own_names
 
 SUBUID = """\
 root:1:2
@@ -61,3 +61,16 @@ def test_the_kernels_maps_are_read() -> None:
 def test_a_user_without_a_name_goes_by_his_number() -> None:
     assert own_names(3_999_999_999) == ["3999999999"]
     assert own_names(0) == ["root", "0"]
+
+
+LAST = 2**32 - 2
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1000), (1000, 0), (0, 1), (1, 5), (0, LAST)])
+def test_an_exchange_maps_each_id_once(one: int, other: int) -> None:
+    extents = exchanged(one, other)
+    assert sum(extent.size for extent in extents) == LAST + 1
+    seen = {e.inside + at: e.outside + at for e in extents for at in {0, e.size - 1}}
+    assert (seen[one], seen[other]) == (other, one)
+    assert all(to == number for number, to in seen.items() if number not in (one, other))
+    assert all(number in Ids(extents) for number in (0, one, other, LAST))

@@ -147,6 +147,45 @@ class TestExec:
         assert box.exec(project, "python3", "main.py").text == "None\n"
 
 
+class TestOtherUsers:
+    """Neither the synced files nor what runs leave may stand in anybody's way."""
+
+    @pytest.fixture(params=["1000:1000", "www-data"])
+    def toml(self, request: pytest.FixtureRequest, train: str, tmp_path: Path) -> str:
+        outputs = '[sync]\noutputs = ["out/"]\n'
+        if request.param == "1000:1000":
+            return f'image = "{train}"\n{outputs}[container]\nuser = "1000:1000"\n'
+        shutil.copytree(debian_base().layout, tmp_path / "layout")
+        image = f"{tmp_path}/layout:latest"
+        command = ["umoci", "config", "--image", image, f"--config.user={request.param}"]
+        subprocess.run(command, check=True)
+        return f'image = "oci:{image}"\n{outputs}'
+
+    def test_a_run_of_another_user_reads_writes_and_leaves_outputs(
+        self, own_box: Box, toml: str
+    ) -> None:
+        project = own_box.project(main="import os; print(os.getuid(), os.access('.', os.W_OK))")
+        (project / "devloop.toml").write_text(toml)
+        (project / "sub").mkdir()
+        (project / "sub/data").write_text("synced\n")
+        uid = 1000 if "1000" in toml else 33
+        assert own_box.exec(project, "python3", "main.py").text == f"{uid} True\n"
+        script = "cat sub/data; mkdir out; echo kept >out/model; chmod 700 out; echo x >>sub/data"
+        done = own_box.exec(project, "sh", "-c", script)
+        assert (done.code, done.text) == (0, "synced\n"), done
+        assert (project / "out/model").read_text() == "kept\n"
+        save(project / "sub/data", "saved\n")
+        shutil.rmtree(project / "out")
+        assert own_box.run(project, "pull").code == 0
+        assert (project / "out/model").read_text() == "kept\n"
+        done = own_box.exec(project, "sh", "-c", "cat sub/data; id -u; rm -r out")
+        assert done.text == f"saved\n{uid}\n", done
+        (project / "sub/data").unlink()
+        assert own_box.exec(project, "ls", "sub").text == ""
+        assert own_box.run(project, "clean", "-y").code == 0
+        assert not list((own_box.state_dir / "workspaces").iterdir())
+
+
 class TestWhatIsMounted:
     def test_after_a_clean_a_run_sees_its_files(self, own_box: Box, train: str) -> None:
         project = in_image(own_box, train, main="print('here')")

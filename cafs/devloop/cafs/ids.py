@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ALL", "OUTSIDE", "Extent", "Ids", "granted", "ids_here", "mapping", "own_names"]
+__all__ = [
+    "ALL",
+    "OUTSIDE",
+    "Extent",
+    "Ids",
+    "exchanged",
+    "granted",
+    "ids_here",
+    "mapping",
+    "own_names",
+]
 
 # The variable that says, to a process in a user namespace, who it is outside: "UID:GID".
 OUTSIDE = "DEVLOOP_OUTSIDE"
@@ -67,6 +77,19 @@ def mapping(own: int, ranges: Iterable[tuple[int, int]]) -> list[Extent]:
         extents.append(Extent(inside, start, count))
         inside += count
     return extents
+
+
+def exchanged(one: int, other: int) -> list[Extent]:
+    """All ids, these two in each other's place."""
+    low, high = sorted((one, other))
+    extents = [
+        Extent(0, 0, low),
+        Extent(low, high, 1),
+        Extent(low + 1, low + 1, high - low - 1),
+        Extent(high, low, 1),
+        Extent(high + 1, high + 1, _MAX_ID - high),
+    ]
+    return [e for e in extents if e.size > 0] if low != high else [Extent(0, 0, _MAX_ID + 1)]
 
 
 def granted(text: str, owners: Iterable[str]) -> list[tuple[int, int]]:

@@ -152,6 +152,54 @@ def test_the_images_own_words_are_followed(tmp_path: Path, kind: Kind) -> None:
         room.close()
 
 
+@pytest.mark.parametrize("user", ["1000:1000", "ann"])
+def test_another_user_has_the_workspace_and_the_agents_user_what_he_makes(
+    tmp_path: Path, kind: Kind, user: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    room = Room.enter(tmp_path, kind, image=ImageConfig(user=user))
+    room.workspace.chmod(0o700)
+    (room.workspace / "sub").mkdir(mode=0o755)
+    (room.workspace / "sub/synced").write_text("one\n")
+    try:
+        script = "id -u; stat -c %u:%g . sub/synced; echo two >>sub/synced; mkdir sub/made; : >new"
+        ended = room.run("/bin/sh", "-c", script)
+        uid, *owners = ended.stdout.decode().split()
+        assert uid != "0"
+        assert {owner.split(":")[0] for owner in owners} == {uid}, ended
+        assert (room.workspace / "sub/synced").read_text() == "one\ntwo\n"
+        for path in room.workspace.rglob("*"):
+            assert (path.stat().st_uid, path.stat().st_gid) == (0, 0), path
+        ended = room.run("/bin/sh", "-c", "touch /etc/new")
+        assert ended.code != 0
+    finally:
+        room.close()
+
+
+def test_a_workspace_that_cannot_be_shown_as_anothers_is_one_clear_error(
+    tmp_path: Path, kind: Kind
+) -> None:
+    """An overlay has no id-mapped mounts."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    room = Room.enter(tmp_path, kind, image=ImageConfig(user="1000:1000"))
+    layers = [tmp_path / name for name in ("lower", "upper", "work")]
+    for layer in layers:
+        layer.mkdir()
+    options = "lowerdir={},upperdir={},workdir={}".format(*layers)
+    command = ["mount", "-t", "overlay", "none", "-o", options, str(room.workspace)]
+    subprocess.run(command, check=True)
+    try:
+        with pytest.raises(StartFailed, match="cannot be shown as that of user 1000"):
+            room.run("/bin/true")
+        room.spec = replace(room.spec, image=ImageConfig(user="0:1000"))
+        assert room.run("touch", "made").code == 0
+    finally:
+        room.close()
+        subprocess.run(["umount", room.workspace], check=True)
+
+
 def test_a_user_that_the_image_does_not_have_is_an_error(tmp_path: Path, kind: Kind) -> None:
     room = Room.enter(tmp_path, kind, image=ImageConfig(user="nobody-here"))
     try:

@@ -26,7 +26,7 @@ from devloop.remote_agent.container.spec import (
     ImageConfig,
     workspace_target,
 )
-from devloop.remote_agent.container.users import NoSuchUser, find_user
+from devloop.remote_agent.container.users import NoSuchUser, UsersUnreadable, find_user
 
 SPEC = ContainerSpec(FolderRoot(Path("/image")), ImageConfig(), Path("/box/files"))
 
@@ -184,10 +184,25 @@ def test_users_are_those_of_the_image(tmp_path: Path) -> None:
             find_user(tmp_path, user)
 
 
-def test_a_passwd_that_is_no_file_has_no_users(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["passwd", "group"])
+def test_a_passwd_that_is_no_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
     (tmp_path / "etc").mkdir()
-    subprocess.run(["mkfifo", tmp_path / "etc/passwd"], check=True)
-    assert find_user(tmp_path, "3") == (3, 0, [], "/")
+    subprocess.run(["mkfifo", tmp_path / "etc" / name], check=True)
+    with pytest.raises(UsersUnreadable, match=f"/etc/{name} is no file"):
+        find_user(tmp_path, "3")
+
+
+def test_no_link_of_an_image_leads_to_the_users_of_the_box(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (tmp_path / "passwd").write_text("box:x:5:6::/h:\n")
+    (root / "etc/passwd").symlink_to(tmp_path / "passwd")
+    with pytest.raises(NoSuchUser):
+        find_user(root, "box")
+    (root / "passwd").write_text("ann:x:5:6::/h:\n")
+    (root / "etc/passwd").unlink()
+    (root / "etc/passwd").symlink_to("/passwd")
+    assert find_user(root, "ann") == (5, 6, [], "/h")
 
 
 def test_a_box_without_a_gpu_gives_nothing(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "FileSystem",
     "clone_tree",
     "make_private",
+    "map_ids",
     "move_mount",
     "openat2_in_root",
     "set_attributes",
@@ -37,6 +38,7 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+_MOUNT_ATTR_IDMAP = 0x00100000
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -129,6 +131,13 @@ def set_attributes(
     packed = _MOUNT_ATTR.pack(attributes, 0, _MS_PRIVATE if private else 0, 0)
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     _call("mount_setattr", _SYS_MOUNT_SETATTR, mount_fd, b"", flags, packed, len(packed))
+
+
+def map_ids(mount_fd: int, namespace_fd: int) -> None:
+    """Shows the owners of a mount that is nowhere yet, without those below it, as that user
+    namespace maps them."""
+    packed = _MOUNT_ATTR.pack(_MOUNT_ATTR_IDMAP, 0, 0, namespace_fd)
+    _call("mount_setattr", _SYS_MOUNT_SETATTR, mount_fd, b"", _AT_EMPTY_PATH, packed, len(packed))
 
 
 def make_private() -> None:

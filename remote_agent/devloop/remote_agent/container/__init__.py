@@ -8,6 +8,7 @@ caches    downloads and compiled kernels that outlive containers
 runtime   which of crun and runc, and what this box allows
 rootless  who exists in the containers of an agent that is not root
 pause     the first process of every container, a program of ours
+identity  who runs are in there, and how the workspace is shown to them
 keeper    the process that owns one container: mounts, runtime, file server, end
 inside    the keeper's fork that goes in, to start runs there
 look      what it is asked about files that only exist in there

@@ -64,6 +64,11 @@ class Stage:
         return self.folder / "bundle"
 
     @property
+    def workspace(self) -> Path:
+        """The project's folder, as the container's user is to see it."""
+        return self.folder / "workspace"
+
+    @property
     def inside(self) -> Path:
         """What the container sees as INSIDE."""
         return self.folder / "inside"
@@ -111,7 +116,7 @@ def oci_config(
             _bound(str(program), f"{INSIDE}/zygote", "ro"),
             *(_bound(str(path), target, "rw") for path, target in cache_mounts(spec.caches)),
             *(_bound(str(path), str(target), "ro") for path, target in devices.files),
-            _bound(str(spec.workspace), spec.target, "rw"),
+            _bound(str(stage.workspace), spec.target, "rw"),
             *(
                 _bound(str(mount.source), mount.target, "ro" if mount.read_only else "rw")
                 for mount in spec.mounts

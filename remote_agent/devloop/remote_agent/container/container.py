@@ -128,7 +128,7 @@ class Container:
     def is_alive(self) -> bool:
         return not self._is_ending and not self.ended.is_set() and self.spawner.is_alive
 
-    async def start(self, job: Mapping[str, Any], user: str) -> None:
+    async def start(self, job: Mapping[str, Any]) -> None:
         """Returns when runs can be started in it. Raises ContainerFailed; it has ended then."""
         log = self.spawner.log_fileno()
         fds = [self._spawners_end.fileno(), self._questions_end.fileno(), log]
@@ -138,15 +138,8 @@ class Container:
             self._questions_end.close()
             self.spawner.configure({})
             async with asyncio.timeout(START_TIMEOUT_S):
-                asking = asyncio.ensure_future(self.ask({"ask": "identity", "user": user}))
-                try:
-                    await self._started
-                    self.identity = await asking
-                    if "error" in self.identity:
-                        raise ContainerFailed(self.identity["error"], hint=self.identity["hint"])
-                    await asyncio.shield(self.spawner.loaded)
-                finally:
-                    asking.cancel()
+                await self._started
+                await asyncio.shield(self.spawner.loaded)
         except (TimeoutError, ConnectionError) as error:
             await self.end()
             why = self.why or str(error) or "it took too long"
@@ -168,8 +161,7 @@ class Container:
         self._answers[number] = answer
         try:
             wire.send(self._questions, {**question, "number": number})
-            limit_s = ANSWER_TIMEOUT_S if self._started.done() else START_TIMEOUT_S
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await answer
         except TimeoutError as error:
             raise ContainerFailed("the files of the container do not answer") from error
@@ -253,6 +245,7 @@ class Container:
             case "started":
                 pause_fd, spawner_fd = fds
                 self.pause_pid = pid_of(pause_fd)
+                self.identity = message["identity"]
                 os.close(pause_fd)
                 self.spawner.attach(pid_of(spawner_fd), spawner_fd, lambda: "in its container")
                 if not self._started.done():

@@ -71,8 +71,6 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
     devices = box.devices if spec.gpus else Devices()
     if spec.caches is not None:
         make_caches(spec.caches)
-    if spec.image.user.partition(":")[0] not in ("", "0", "root"):
-        _let_in(spec.workspace)
     group = cgroups.group_of(folder)
     limits = spec.limits
     config = oci_config(
@@ -90,6 +88,8 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
         "folder": str(folder),
         "upper": _kept_layer(layers, spec.name) if spec.name else None,
         "root": _root(spec.root),
+        "workspace": str(spec.workspace),
+        "user": spec.image.user,
         "records": spec.records,
         "config": config,
         "runtime": box.runtime.path,
@@ -136,11 +136,6 @@ def _rlimits(spec: ContainerSpec) -> dict[str, tuple[int, int]]:
     """By the names of the `resource` module."""
     ulimits = spec.limits.ulimits
     return {f"RLIMIT_{limit.name.upper()}": (limit.soft, limit.hard) for limit in ulimits}
-
-
-def _let_in(workspace: Path) -> None:
-    """Runs of another user are to live there; the folders around it keep all others out."""
-    workspace.chmod(0o777)
 
 
 def _kept_layer(layers: Path, name: str) -> str:

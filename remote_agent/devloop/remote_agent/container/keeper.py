@@ -11,11 +11,11 @@ The agent starts it ahead of time: it loads what it needs and waits for its one 
     ahead     {server}                  a file server will be needed: {command, env, ahead}; it
                                         may load. At most once
     image     {image}                   what it will serve: {store, index, profile}; after `ahead`
-    job       {folder, upper, root, records, config, runtime, kind, program, cgroup, limits,
-               groups, victim_score, capabilities, seccomp, namespaces, inside: [folder],
+    job       {folder, upper, root, workspace, user, records, config, runtime, kind, program,
+               cgroup, limits, groups, victim_score, capabilities, seccomp, namespaces, inside: [folder],
                files: [name]}
                + fds [control of the spawner inside, questions, log]; made by `job`
-    → started {pause} + fds [pidfd of the first process, pidfd of the spawner inside]
+    → started {pause, identity} + fds [pidfd of the first process, pidfd of the spawner inside]
     → failed  {message, hint}
     → served  {line}                    what the file server says of itself, JSON
     → opened  {} + fds [file]           what was opened so far: paths, each with a NUL after it
@@ -46,6 +46,7 @@ from devloop.remote_agent.zygote import kernel, wire
 
 from . import cgroups, locked, roots
 from .fileserver import FileServer
+from .identity import identity_of, show_workspace
 from .inside import Inside, start_inside
 from .recorder import OpenRecorder
 
@@ -95,6 +96,8 @@ class Keeper:
         if job["records"]:
             with contextlib.suppress(OSError):  # without, the next start elsewhere is slower
                 self._recorder = OpenRecorder(str(self._stage / "root"))
+        identity = identity_of(self._stage / "root", job["user"])
+        show_workspace(Path(job["workspace"]), self._stage / "workspace", identity)
         _show_cgroup2(job["kind"])
         pause = self._run_runtime()
         self._pause_fd = os.pidfd_open(pause)
@@ -103,7 +106,8 @@ class Keeper:
         for fd in (*joins, *self._fds):
             os.close(fd)
         pidfds = [self._pause_fd, self._spawner_fd]
-        wire.send(self._agent, {"event": "started", "pause": pause}, pidfds)
+        started = {"event": "started", "pause": pause, "identity": identity}
+        wire.send(self._agent, started, pidfds)
 
     def watch(self) -> str:
         """Returns why the container must end."""
@@ -209,7 +213,7 @@ class Keeper:
         locked.mount(
             "devloop", str(stage), "tmpfs", locked.MS_NOSUID | locked.MS_NODEV, "mode=0700"
         )
-        for name in ("root", "bundle", "state", "files", "inside"):
+        for name in ("root", "bundle", "state", "files", "inside", "workspace"):
             (stage / name).mkdir()
         inside = stage / "inside"
         inside.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What only a process in the container can see: its files, its users.
+"""What only a process in the container can see: its files.
 
 The answering side is a fork of the spawner inside, and reads files of the image there, where no
 link leads out; the asking side is the agent's, and waits no longer than it likes: a file that
@@ -6,7 +6,6 @@ nobody serves must not hold up a start of another run. One question at a time, e
 
     resolve   {argv, env, cwd, workspace, local_root, watched: [path]}
               → {argv, env, executable, program, signatures: {path: stat}} or {error, hint}
-    identity  {user} → {uid, gid, groups, home} or {error, hint}
 """
 
 from __future__ import annotations
@@ -16,23 +15,12 @@ import socket
 from pathlib import Path
 from typing import Any, NoReturn
 
-from devloop.cafs.errors import DevloopError
-from devloop.cafs.ids import ids_here
 from devloop.remote_agent.command import Command, CommandNotExecutable, resolve_command
 from devloop.remote_agent.entrypoint import NotForked, PythonProgram
 from devloop.remote_agent.signature import signature_of
 from devloop.remote_agent.zygote import contain, wire
 
-from .rootless import NO_OTHERS
-from .users import NoSuchUser, find_user
-
 __all__ = ["answer", "command_of", "question_of"]
-
-
-class NoIdForUser(DevloopError):
-    """The user namespace of the container lacks who runs are to become."""
-
-    hint = f'{NO_OTHERS}; or run as root: `container.user = "0:0"`'
 
 
 def question_of(
@@ -70,7 +58,7 @@ def answer(questions: socket.socket) -> NoReturn:
         question = received.message
         try:
             reply = _ANSWERS[question["ask"]](question)
-        except (CommandNotExecutable, NoSuchUser, NoIdForUser) as refusal:
+        except CommandNotExecutable as refusal:
             reply = {"error": str(refusal), "hint": refusal.hint}
         except OSError as error:
             reply = {"error": str(error), "hint": ""}
@@ -97,21 +85,7 @@ def _resolve(question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _identity(question: dict[str, Any]) -> dict[str, Any]:
-    """`groups` is None where nobody may change them."""
-    found = find_user(Path("/"), question["user"])
-    gids = ids_here("gid")
-    if found.uid not in ids_here("uid") or found.gid not in gids:
-        raise NoIdForUser(
-            f"runs cannot become user {question['user']!r} of the image, {found.uid}:{found.gid}: "
-            "the agent is not root, and has no such ids"
-        )
-    groups = [gid for gid in found.groups if gid in gids]
-    is_denied = Path("/proc/self/setgroups").read_text().strip() == "deny"
-    return {**found._asdict(), "groups": None if is_denied else groups}
-
-
-_ANSWERS = {"resolve": _resolve, "identity": _identity}
+_ANSWERS = {"resolve": _resolve}
 
 
 def _described(program: PythonProgram | NotForked | None) -> dict[str, Any] | None:

@@ -185,7 +185,7 @@ class Containers:
         except BaseException:
             container.kill()
             raise
-        await container.start(job, spec.image.user)
+        await container.start(job)
         self._places[spec] = place
         self._started[spec.workspace] += 1
         asyncio.get_running_loop().call_later(1.0, self._warm_if_used)

@@ -1,6 +1,7 @@
 """Who an image's `User` is: its names are those of the image's own /etc/passwd and /etc/group.
 
-Reads these two files below a root; nobody's C library is asked. Changes nothing.
+Reads these two files below a root, from which no link leads out; nobody's C library is asked.
+Changes nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from devloop.cafs.errors import DevloopError
+from devloop.cafs.mount.kernel import openat2_in_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Identity", "NoSuchUser", "find_user"]
+__all__ = ["Identity", "NoSuchUser", "UsersUnreadable", "find_user"]
 
+_FILES = ("passwd", "group")
 # A hostile image may hold a file of any size under these names.
 _READ_BYTES = 4 << 20
 _MAX_ID = 2**32 - 2
@@ -29,6 +32,12 @@ class NoSuchUser(DevloopError):
     hint = "the image's `USER` must be a number, or a name in its /etc/passwd"
 
 
+class UsersUnreadable(DevloopError):
+    """/etc/passwd or /etc/group of the image is nothing that can be read."""
+
+    hint = "the image is broken: build or push it again"
+
+
 class Identity(NamedTuple):
     uid: int
     gid: int
@@ -37,10 +46,13 @@ class Identity(NamedTuple):
 
 
 def find_user(root: Path, user: str) -> Identity:
-    """`user`: "", "name", "uid", "name:group", "uid:gid" and any mixture. Raises NoSuchUser.
+    """`user`: "", "name", "uid", "name:group", "uid:gid" and any mixture.
 
-    As Docker does: a number need not be known, and then has group 0 and the home "/".
+    As Docker does: a number need not be known, and then has group 0 and the home "/". Raises
+    NoSuchUser; UsersUnreadable also for a FIFO, say, at which a runtime would wait for ever.
     """
+    for file in _FILES:
+        _refuse_other(root, f"etc/{file}")
     name, _, group = user.partition(":")
     wanted = name or "0"
     entry = next((row for row in _rows(root, "passwd", 7) if wanted in (row[0], row[2])), None)
@@ -67,24 +79,46 @@ def _groups_of(root: Path, name: str) -> list[int]:
 
 def _rows(root: Path, file: str, fields: int) -> Iterator[list[str]]:
     """Only those whose ids are ids; the third field is one in both files."""
-    for line in _text(root / "etc" / file).splitlines():
+    for line in _text(root, f"etc/{file}").splitlines():
         row = line.split(":")
         if len(row) >= fields and _is_id(row[2]) and (fields == 4 or _is_id(row[3])):
             yield row
 
 
-def _text(path: Path) -> str:
-    """Empty for what is no plain file: a FIFO must not hold up the start."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-            return ""
-        raise
+def _refuse_other(root: Path, path: str) -> None:
+    """What is no file, a runtime would read all the same."""
+    fd = _opened(root, path, os.O_PATH)
+    if fd is not None:
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        os.close(fd)
+        if not is_file:
+            raise UsersUnreadable(f"the image's /{path} is no file")
+
+
+def _text(root: Path, path: str) -> str:
+    """Empty when there is none."""
+    fd = _opened(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    if fd is None:
+        return ""
     with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return ""
-        return file.read(_READ_BYTES).decode("utf-8", "replace")
+        try:
+            return file.read(_READ_BYTES).decode("utf-8", "replace")
+        except OSError as error:
+            raise UsersUnreadable(
+                f"the image's /{path} cannot be read: {error.strerror}"
+            ) from error
+
+
+def _opened(root: Path, path: str, flags: int) -> int | None:
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return openat2_in_root(root_fd, path.encode(), flags)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise UsersUnreadable(f"the image's /{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(root_fd)
 
 
 def _is_id(text: str) -> bool:
