@@ -28,6 +28,7 @@ from devloop.remote_agent.container.devices import Devices, Node
 from devloop.remote_agent.container.pool import Containers
 from devloop.remote_agent.container.spec import ExtraMount, FolderRoot, ImageConfig, Limits
 from devloop.remote_agent.spawn import CommandNotExecutable, CommandNotFound, StartFailed
+from devloop.remote_agent.zygote.hunt import children_of, living_descendants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +56,11 @@ def room(tmp_path: Path, kind: Kind) -> Iterator[Room]:
 def needs_python() -> None:
     if not Path("/usr/bin/python3").exists():
         pytest.skip("needs python3 in /usr/bin")
+
+
+def keepers() -> list[int]:
+    mine = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children_of(os.getpid())}
+    return [pid for pid, command in mine.items() if b"container/start.py" in command]
 
 
 def pause_of(room: Room) -> int:
@@ -417,6 +423,40 @@ def test_a_container_that_was_killed_is_started_again(room: Room) -> None:
         room.until(lambda: room.folders == [])
     assert "devloop" not in Path("/proc/self/mounts").read_text().split()
     assert room.run("/bin/true").code == 0
+
+
+def test_nothing_is_left_unreaped_beside_a_container(room: Room) -> None:
+    assert room.run("/bin/true").code == 0
+    keeper = room.containers._places[room.spec]._container._keeper.process.pid
+    states = {pid: Path(f"/proc/{pid}/stat").read_text() for pid in children_of(keeper)}
+    assert len(states) == 2, states  # the first process, and the spawner in it
+    assert not any(") Z " in state for state in states.values()), states
+
+
+def test_a_start_that_hangs_in_the_runtime_leaves_nothing_when_it_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_unless_possible("crun")
+    room = Room.enter(tmp_path, "crun")
+    hangs = tmp_path / "bin/crun"
+    hangs.parent.mkdir()
+    hangs.write_text("#!/bin/sh\nsleep 3041 & sleep 3042 & exec sleep 3043\n")
+    hangs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{hangs.parent}:{os.environ['PATH']}")
+
+    async def give_up() -> list[int]:
+        starting = asyncio.ensure_future(room.containers.ensure(room.spec))
+        while len(found := [p for k in keepers() for p in living_descendants(k)]) < 3:
+            await asyncio.sleep(0.01)
+        starting.cancel()
+        await room.containers.close()
+        return found
+
+    try:
+        found = room.runner.run(asyncio.wait_for(give_up(), 20))
+        room.until(lambda: not any(map(lives, found)), timeout_s=5)
+    finally:
+        room.close()
 
 
 AGENT = """

@@ -50,6 +50,11 @@ class FileServer:
         os.close(answer)
         self._tell_it(order["ahead"])
 
+    @property
+    def pid(self) -> int:
+        """-1 when it was closed."""
+        return self._pid
+
     def is_for(self, order: dict[str, Any]) -> bool:
         return self._order == order
 

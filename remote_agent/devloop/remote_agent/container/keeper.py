@@ -42,7 +42,7 @@ from typing import Any, NoReturn
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.mount import enter_private_namespace
 from devloop.cafs.mount.namespace import is_first_user_namespace
-from devloop.remote_agent.zygote import kernel, wire
+from devloop.remote_agent.zygote import contain, hunt, kernel, wire
 
 from . import cgroups, locked, roots
 from .fileserver import FileServer
@@ -148,6 +148,9 @@ class Keeper:
         for server in (self._server, self._ahead):
             if server is not None:
                 server.close()
+        # A runtime that hung has children of its own, with the mounts in namespaces of theirs.
+        end_s = time.monotonic() + _END_S
+        hunt.end_descendants(lambda: hunt.reap_all() and time.monotonic() < end_s)
 
     def _kill_and_wait(self) -> None:
         """The namespace's first process ends when all others in it are reaped: the spawner is this
@@ -260,12 +263,23 @@ class Keeper:
         argv += ["run", "--detach", "--no-new-keyring", "--pid-file", str(pid_file)]
         argv += ["--bundle", str(stage / "bundle"), job["cgroup"].strip("/")]
         log = os.memfd_create("devloop-runtime", os.MFD_CLOEXEC)
-        status = _run(argv, self._pauses_end.fileno(), log)
+        status = _run(argv, self._pauses_end.fileno(), log, self._agent.fileno())
         self._pauses_end.close()
         if status:
             raise NotStarted(f"{job['kind']} does not start the container: {_said(log)}")
         os.close(log)
-        return int(pid_file.read_text())
+        pause = int(pid_file.read_text())
+        self._reap_helpers(pause)
+        return pause
+
+    def _reap_helpers(self, pause: int) -> None:
+        """The runtime's own: the last of them ends just after it."""
+        servers = [server.pid for server in (self._server, self._ahead) if server is not None]
+        for pid in set(hunt.children_of(os.getpid())) - {pause, *servers}:
+            pidfd = os.pidfd_open(pid)
+            if _ended(pidfd, _END_S):
+                os.waitpid(pid, 0)
+            os.close(pidfd)
 
     def _start_inside(self, joins: list[int]) -> int:
         job = self._job
@@ -298,29 +312,43 @@ def _show_cgroup2(kind: str) -> None:
             locked.mount("none", "/sys/fs/cgroup", "cgroup2", flags)
 
 
-def _run(argv: list[str], stdin: int, log: int) -> int:
-    """The exit status; it is killed when it takes too long."""
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
-    actions.append((os.POSIX_SPAWN_DUP2, log, 2))
-    env = {"PATH": os.defpath, "LC_ALL": "C"}
-    pid = os.posix_spawn(argv[0], argv, env, file_actions=actions)
-    os.close(null)
+def _run(argv: list[str], stdin: int, log: int, agent: int) -> int:
+    """The exit status. It is killed when it takes too long, and when the agent has something to
+    say or is gone: there is only one thing to be said before a start is over."""
+    pid = os.fork()
+    if pid == 0:
+        _become_runtime(argv, stdin, log)
     pidfd = os.pidfd_open(pid)
-    if not _ended(pidfd, _RUNTIME_TIMEOUT_S):
+    if not _ended(pidfd, _RUNTIME_TIMEOUT_S, agent):
         os.kill(pid, signal.SIGKILL)
     os.close(pidfd)
     return os.waitpid(pid, 0)[1]
 
 
-def _ended(pidfd: int, timeout_s: float) -> bool:
+def _become_runtime(argv: list[str], stdin: int, log: int) -> NoReturn:
+    """Not even a killed keeper leaves it behind."""
+    try:
+        contain.die_with_parent()
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        for target, fd in enumerate((stdin, null, log)):
+            os.dup2(fd, target)
+        os.execve(argv[0], argv, {"PATH": os.defpath, "LC_ALL": "C"})
+    except OSError as error:
+        os.write(log, str(error).encode("utf-8", "replace"))
+    finally:
+        os._exit(127)
+
+
+def _ended(pidfd: int, timeout_s: float, other: int = -1) -> bool:
+    """False when it takes too long, or when `other` can be read before."""
     poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
+    for fd in {pidfd, other} - {-1}:
+        poll.register(fd, select.POLLIN)
     end = time.monotonic() + timeout_s
     while not (found := poll.poll(max(0.0, end - time.monotonic()) * 1000)):
         if time.monotonic() >= end:
             break
-    return bool(found)
+    return pidfd in dict(found)
 
 
 def _said(log: int) -> str:

@@ -66,6 +66,7 @@ class Containers:
         self._ahead: Keeper | None = None
         self._places: dict[ContainerSpec, ContainerPlace] = {}
         self._starting: dict[ContainerSpec, asyncio.Task[ContainerPlace]] = {}
+        self._living: set[Container] = set()  # also those that start, and those that end
         self._tasks: set[asyncio.Task[None]] = set()
         self._started: Counter[Path] = Counter()  # by workspace
         self._sweeper: asyncio.Task[None] | None = None
@@ -150,6 +151,7 @@ class Containers:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self.end(lambda spec: True)
+        await asyncio.gather(*(container.ended.wait() for container in self._living))
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
@@ -177,7 +179,8 @@ class Containers:
         assert keeper is not None
         container = Container(keeper)
         place = ContainerPlace(container, spec, box, folder)
-        container.on_end = partial(self._on_end, spec, place, folder)
+        self._living.add(container)
+        container.on_end = partial(self._on_end, spec, container, place, folder)
         container.on_ending = lambda why: self.on_ending(spec, why)
         container.on_served = lambda line: self.on_served(spec, line)
         try:
@@ -228,7 +231,10 @@ class Containers:
                 elif now - place.last_used_s > IDLE_S:
                     await place.end()
 
-    def _on_end(self, spec: ContainerSpec, place: ContainerPlace, folder: Path) -> None:
+    def _on_end(
+        self, spec: ContainerSpec, container: Container, place: ContainerPlace, folder: Path
+    ) -> None:
+        self._living.discard(container)
         place.close()
         if self._places.get(spec) is place:
             del self._places[spec]

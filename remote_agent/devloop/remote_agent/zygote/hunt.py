@@ -44,11 +44,14 @@ def _kill_descendants() -> bool:
     return killed
 
 
+def children_of(pid: int) -> List[int]:
+    """Those that have ended, too, until they are reaped."""
+    return _children_now(pid) if _knows_children() else _children_of_all().get(pid, [])
+
+
 def living_descendants(root: int) -> List[int]:
     """Near ones first."""
-    children = (
-        _children_now if os.path.exists("/proc/self/task/%d/children" % os.getpid()) else None
-    )
+    children = _children_now if _knows_children() else None
     tree = {} if children else _children_of_all()
     found: List[int] = []
     seen: Set[int] = {root}
@@ -70,6 +73,10 @@ def foreground_group(pid: int) -> int:
         return max(0, int(_stat_fields(str(pid))[5]))
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _knows_children() -> bool:
+    return os.path.exists("/proc/self/task/%d/children" % os.getpid())
 
 
 def _children_now(pid: int) -> List[int]:
