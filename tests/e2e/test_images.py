@@ -21,6 +21,7 @@ from tests.images.registry import missing_program, start_registry
 from devloop.cafs.digest import digest_of
 
 from .box import Tail, Up, events, open_box, save, wait_until
+from .terminal import open_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,6 +185,16 @@ class TestOtherUsers:
         assert own_box.exec(project, "ls", "sub").text == ""
         assert own_box.run(project, "clean", "-y").code == 0
         assert not list((own_box.state_dir / "workspaces").iterdir())
+
+
+class TestShell:
+    def test_the_shell_is_what_the_images_passwd_gives_its_user(self, box: Box, train: str) -> None:
+        for user, shell in {"0:0": "/bin/bash", "www-data": "/bin/sh", "77:88": "/bin/sh"}.items():
+            project = in_image(box, train, f'[container]\nuser = "{user}"\n')
+            with open_terminal(box, project, "shell") as terminal:
+                terminal.type('echo "<$SHELL:$0:$(id -u)>"; exit 0\n')
+                terminal.screen.wait_for(f"<{shell}:{shell}:[0-9]+>")
+                assert terminal.process.wait(10) == 0
 
 
 class TestWhatIsMounted:

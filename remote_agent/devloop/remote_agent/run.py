@@ -72,6 +72,7 @@ class RunSpec:
     owner: str = ""
     cwd: bytes = b""  # relative to the workspace
     shell: bool = False  # see shell.py: not pinned to a tree, not kept when it has ended
+    login: bool = False  # in a container, a shell's command is what the image's passwd says
     gpus: str = ""  # a wish, see cafs/gpu_wish.py; empty: CUDA_VISIBLE_DEVICES is left alone
     container: ContainerSpec | None = None  # None: it sees the box's own files
 

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -30,7 +31,7 @@ from .outputs import list_outputs, read_output
 from .reading import read_small
 from .receive import Receiver
 from .run_stop import stop_run
-from .shell import login_shell, start_shell
+from .shell import PLAIN_SHELL, login_shell, start_shell
 from .takeovers import Takeovers
 
 if TYPE_CHECKING:
@@ -274,10 +275,13 @@ class Service(agent_pb2_grpc.AgentServicer):
     async def StartShell(self, request: pb.StartShellRequest, context: Any) -> pb.Run:
         project = self._agent.project(request.workspace.id, request.workspace.name)
         project.local_root = request.workspace.local_root or None
-        if not request.run.argv:
-            request.run.argv.append(login_shell())
+        is_login = not request.run.argv
+        if is_login:
+            is_inside = request.run.HasField("container")
+            request.run.argv.append(PLAIN_SHELL.encode() if is_inside else login_shell())
         async with self._image_held(request.run):
-            run = await start_shell(project, await self._checked_spec(project, request.run))
+            spec = await self._checked_spec(project, request.run)
+            run = await start_shell(project, replace(spec, login=is_login))
         return _run_message(run, project)
 
     @streaming

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from .agent import Project
     from .run import Run, RunSpec
 
-__all__ = ["login_shell", "start_shell"]
+__all__ = ["NO_SHELLS", "PLAIN_SHELL", "login_shell", "start_shell"]
 
 NO_TREE = Digest(bytes(32))
-_FALLBACK = "/bin/sh"
-_NO_SHELLS = ("nologin", "false", "true", "sync")
+PLAIN_SHELL = "/bin/sh"
+NO_SHELLS = ("nologin", "false", "true", "sync")
 
 
 def login_shell() -> bytes:
@@ -30,15 +30,16 @@ def login_shell() -> bytes:
     try:
         path = pwd.getpwuid(os.getuid()).pw_shell
     except KeyError:  # a container's user need not have an entry
-        return os.fsencode(_FALLBACK)
-    usable = os.access(path, os.X_OK) and os.path.basename(path) not in _NO_SHELLS
-    return os.fsencode(path if usable else _FALLBACK)
+        return os.fsencode(PLAIN_SHELL)
+    usable = os.access(path, os.X_OK) and os.path.basename(path) not in NO_SHELLS
+    return os.fsencode(path if usable else PLAIN_SHELL)
 
 
 async def start_shell(project: Project, spec: RunSpec) -> Run:
     """Without the project's lock: a sync may be under way, and goes on."""
-    env = {**spec.env, "SHELL": login_shell()}
-    spec = replace(spec, env=env, shell=True, warm=False)
+    if spec.container is None:  # in an image only its own passwd can say
+        spec = replace(spec, env={**spec.env, "SHELL": login_shell()})
+    spec = replace(spec, shell=True, warm=False)
     workspace = project.workspace
     tree = workspace.current or NO_TREE
     return await project.runs.start(spec, tree, workspace.files, project.local_root)

@@ -70,6 +70,7 @@ class StartRequest:
     workspace: bytes
     local_root: bytes | None
     container: ContainerSpec | None = None
+    login: bool = False  # with a container: the login shell of its user, whatever `argv` says
 
 
 class Place(Protocol):
@@ -485,13 +486,18 @@ def _start_error(reply: dict[str, Any], command: Command, request: StartRequest)
     if reply["where"] == "cwd":
         return StartFailed(f"{os.fsdecode(request.cwd)}: {os.strerror(number)}")
     if number in (errno.ENOENT, errno.ENOTDIR):
-        return CommandNotFound(f"{name}: command not found", hint=_not_found_hint(name, command))
+        hint = _not_found_hint(name, command, request)
+        return CommandNotFound(f"{name}: command not found", hint=hint)
     if number in (errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR):
         return CommandNotExecutable(f"{name}: {os.strerror(number)}")
     return StartFailed(f"{name}: {os.strerror(number)}")
 
 
-def _not_found_hint(name: str, command: Command) -> str:
+def _not_found_hint(name: str, command: Command, request: StartRequest) -> str:
+    if request.login:
+        return "the image has no shell; `devloop shell -- COMMAND` opens what it has"
+    if "/" in name and request.container is not None:
+        return "the path is looked up in the image, from the run's folder; or what its `#!` names"
     if "/" in name:
         return "the path is looked up on the box, from the run's folder"
     return "PATH of the run: " + os.fsdecode(command.env.get("PATH", b"(not set)"))

@@ -47,4 +47,5 @@ def start_request(
         workspace=os.fsencode(cwd),
         local_root=local_root,
         container=spec.container,
+        login=spec.login,
     )

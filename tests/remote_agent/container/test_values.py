@@ -174,11 +174,11 @@ def test_users_are_those_of_the_image(tmp_path: Path) -> None:
     etc.mkdir()
     (etc / "passwd").write_text("root:x:0:0::/root:/bin/sh\nbroken:x:no:1::/:\nann:x:5:6::/h:\n")
     (etc / "group").write_text("root:x:0:\nann:x:6:\nvideo:x:44:ann,bob\nbad:x:z:ann\n")
-    assert find_user(tmp_path, "") == (0, 0, [], "/root")
-    assert find_user(tmp_path, "ann") == (5, 6, [44], "/h")
-    assert find_user(tmp_path, "5") == (5, 6, [44], "/h")
-    assert find_user(tmp_path, "ann:video") == (5, 44, [], "/h")
-    assert find_user(tmp_path, "77:88") == (77, 88, [], "/")
+    assert find_user(tmp_path, "") == (0, 0, [], "/root", "/bin/sh")
+    assert find_user(tmp_path, "ann") == (5, 6, [44], "/h", "/bin/sh")
+    assert find_user(tmp_path, "5") == (5, 6, [44], "/h", "/bin/sh")
+    assert find_user(tmp_path, "ann:video") == (5, 44, [], "/h", "/bin/sh")
+    assert find_user(tmp_path, "77:88") == (77, 88, [], "/", "/bin/sh")
     for user in ("bob", "broken", "ann:nobody", "4294967295", "-1", "٣"):
         with pytest.raises(NoSuchUser):
             find_user(tmp_path, user)
@@ -192,6 +192,21 @@ def test_a_passwd_that_is_no_file_is_refused_at_once(tmp_path: Path, name: str) 
         find_user(tmp_path, "3")
 
 
+def test_a_shell_is_one_that_the_image_has(tmp_path: Path) -> None:
+    for folder in ("etc", "bin", "usr/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("bin/ash", "usr/bin/nologin"):
+        (tmp_path / name).touch(mode=0o755)
+    (tmp_path / "bin/text").touch(mode=0o644)
+    for shell, found in {
+        **dict.fromkeys(["/bin/ash"], "/bin/ash"),
+        **dict.fromkeys(["", "ash", "/bin", "/bin/bash", "/bin/text"], "/bin/sh"),
+        "/usr/bin/nologin": "/bin/sh",
+    }.items():
+        (tmp_path / "etc/passwd").write_text(f"root:x:0:0::/root:{shell}\n")
+        assert find_user(tmp_path, "").shell == found
+
+
 def test_no_link_of_an_image_leads_to_the_users_of_the_box(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
@@ -202,7 +217,7 @@ def test_no_link_of_an_image_leads_to_the_users_of_the_box(tmp_path: Path) -> No
     (root / "passwd").write_text("ann:x:5:6::/h:\n")
     (root / "etc/passwd").unlink()
     (root / "etc/passwd").symlink_to("/passwd")
-    assert find_user(root, "ann") == (5, 6, [], "/h")
+    assert find_user(root, "ann") == (5, 6, [], "/h", "/bin/sh")
 
 
 def test_a_box_without_a_gpu_gives_nothing(tmp_path: Path) -> None:

@@ -126,7 +126,11 @@ class ContainerPlace:
         cwd = posixpath.normpath(posixpath.join(inside, below))
         home = self._container.identity["home"]
         env = {**base_env(self._spec, self._box, home), **request.env, "PWD": cwd}
-        return replace(request, env=env, cwd=cwd, workspace=inside)
+        argv = request.argv
+        if request.login:
+            shell = self._container.identity["shell"]
+            argv, env["SHELL"] = (os.fsencode(shell),), os.fsencode(shell)
+        return replace(request, argv=argv, env=env, cwd=cwd, workspace=inside)
 
     async def resolve(self, request: StartRequest) -> Command:
         """Raises CommandNotExecutable or ContainerFailed."""

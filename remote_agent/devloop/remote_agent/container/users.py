@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from devloop.cafs.errors import DevloopError
 from devloop.cafs.mount.kernel import openat2_in_root
+from devloop.remote_agent.shell import NO_SHELLS, PLAIN_SHELL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ class Identity(NamedTuple):
     gid: int
     groups: list[int]
     home: str
+    shell: str  # one that the image has; else what nearly all have
 
 
 def find_user(root: Path, user: str) -> Identity:
@@ -63,7 +65,19 @@ def find_user(root: Path, user: str) -> Identity:
     groups = [] if group else _groups_of(root, entry[0]) if entry else []
     if group:
         gid = _group(root, group)
-    return Identity(uid, gid, groups, (entry[5] if entry else "") or "/")
+    home, shell = (entry[5] or "/", entry[6]) if entry else ("/", "")
+    return Identity(uid, gid, groups, home, shell if _is_shell(root, shell) else PLAIN_SHELL)
+
+
+def _is_shell(root: Path, path: str) -> bool:
+    if not path.startswith("/") or path.rpartition("/")[2] in NO_SHELLS:
+        return False
+    fd = _opened(root, path, os.O_PATH)
+    if fd is None:
+        return False
+    mode = os.fstat(fd).st_mode
+    os.close(fd)
+    return stat.S_ISREG(mode) and bool(mode & 0o111)
 
 
 def _group(root: Path, group: str) -> int:
