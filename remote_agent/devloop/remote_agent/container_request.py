@@ -86,6 +86,7 @@ def container_spec(
         shm_bytes=wish.shm_bytes or psutil.virtual_memory().total // 2,
         limits=Limits(wish.memory_bytes, wish.cpus, ulimits=wish.ulimits),
         name=wish.keep,
+        reference=wish.reference,
         caches=caches if wish.caches else None,
     )
 

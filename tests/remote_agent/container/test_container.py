@@ -17,6 +17,7 @@ from tests.remote_agent.container.rooms import (
     KINDS,
     Room,
     lives,
+    make_root,
     processes_of,
     skip_unless_possible,
 )
@@ -230,6 +231,22 @@ def test_a_layer_with_a_name_is_kept(tmp_path: Path, kind: Kind) -> None:
     try:
         room.run("/bin/sh", "-c", "echo x > /etc/new")
         room.runner.run(room.containers.end(lambda spec: True))
+        assert room.run("/bin/cat", "/etc/new").stdout == b"x\n"
+    finally:
+        room.close()
+
+
+def test_a_layer_of_another_image_is_one_error_that_names_both(tmp_path: Path, kind: Kind) -> None:
+    room = Room.enter(tmp_path, kind, name="mine", reference="team/first:1")
+    try:
+        room.run("/bin/sh", "-c", "echo x > /etc/new")
+        first, other = room.spec, FolderRoot(make_root(tmp_path / "other"))
+        room.spec = replace(first, root=other, reference="team/second:1")
+        said = "'mine' was begun on the image team/first:1 .* cannot go on team/second:1"
+        with pytest.raises(StartFailed, match=said) as failure:
+            room.run("/bin/true")
+        assert "clean --layers" in failure.value.hint
+        room.spec = first
         assert room.run("/bin/cat", "/etc/new").stdout == b"x\n"
     finally:
         room.close()

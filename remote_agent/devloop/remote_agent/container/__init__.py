@@ -13,6 +13,7 @@ keeper    the process that owns one container: mounts, runtime, file server, end
 inside    the keeper's fork that goes in, to start runs there
 look      what it is asked about files that only exist in there
 container the agent's handle of one keeper
+layers    writable layers that are kept
 pool      which containers are kept warm, and what a killed agent left
 place     what `spawn` starts runs in
 """

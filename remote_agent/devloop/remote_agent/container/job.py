@@ -87,6 +87,7 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
     return {
         "folder": str(folder),
         "upper": _kept_layer(layers, spec.name) if spec.name else None,
+        "image": {"key": spec.image_key, "reference": spec.reference},
         "root": _root(spec.root),
         "workspace": str(spec.workspace),
         "user": spec.image.user,

@@ -11,9 +11,9 @@ The agent starts it ahead of time: it loads what it needs and waits for its one 
     ahead     {server}                  a file server will be needed: {command, env, ahead}; it
                                         may load. At most once
     image     {image}                   what it will serve: {store, index, profile}; after `ahead`
-    job       {folder, upper, root, workspace, user, records, config, runtime, kind, program,
-               cgroup, limits, groups, victim_score, capabilities, seccomp, namespaces, inside: [folder],
-               files: [name]}
+    job       {folder, upper, image, root, workspace, user, records, config, runtime, kind,
+               program, cgroup, limits, groups, victim_score, capabilities, seccomp, namespaces,
+               inside: [folder], files: [name]}
                + fds [control of the spawner inside, questions, log]; made by `job`
     → started {pause, identity} + fds [pidfd of the first process, pidfd of the spawner inside]
     → failed  {message, hint}
@@ -28,7 +28,6 @@ The agent starts it ahead of time: it loads what it needs and waits for its one 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -44,7 +43,7 @@ from devloop.cafs.mount import enter_private_namespace
 from devloop.cafs.mount.namespace import is_first_user_namespace
 from devloop.remote_agent.zygote import contain, hunt, kernel, wire
 
-from . import cgroups, locked, roots
+from . import cgroups, layers, locked, roots
 from .fileserver import FileServer
 from .identity import identity_of, show_workspace
 from .inside import Inside, start_inside
@@ -87,7 +86,7 @@ class Keeper:
         """Raises OSError or DevloopError; `end` is to be called in any case."""
         job = self._job
         kernel.become_subreaper()
-        self._lock_layer()
+        self._take_layer()
         joins = cgroups.open_groups(job["cgroup"], job["groups"])
         if self._ahead is None:
             enter_private_namespace()
@@ -196,19 +195,9 @@ class Keeper:
 
     # -- steps of the start
 
-    def _lock_layer(self) -> None:
-        """A kept layer belongs to one container at a time; the lock ends with this process."""
-        upper = self._job["upper"]
-        if upper is None:
-            return
-        fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise NotStarted(
-                f"the container layer {os.path.basename(upper)!r} is in use",
-                hint="stop the run that uses it, or give this project's container another name",
-            ) from None
+    def _take_layer(self) -> None:
+        if self._job["upper"] is not None:
+            layers.take(Path(self._job["upper"]), **self._job["image"])
 
     def _prepare_stage(self) -> None:
         stage, job = self._stage, self._job

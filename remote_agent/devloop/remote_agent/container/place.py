@@ -18,7 +18,6 @@ from devloop.remote_agent.zygotes import ZygotePool
 from . import cgroups
 from .job import base_env
 from .look import command_of, question_of
-from .spec import FolderRoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,9 +68,8 @@ class ContainerPlace:
     @property
     def learned_as(self) -> bytes:
         """What tells its interpreters from those of other images and of the box."""
-        root = self._spec.root
-        image = str(root.path) if isinstance(root, FolderRoot) else root.index
-        return b"%b\0%b\0" % (os.fsencode(image), os.fsencode(self._spec.workspace))
+        image, workspace = self._spec.image_key, self._spec.workspace
+        return b"%b\0%b\0" % (os.fsencode(image), os.fsencode(workspace))
 
     @property
     def is_alive(self) -> bool:

@@ -142,8 +142,9 @@ class ContainerSpec:
 
     `workspace`: the project's folder on the box. `sources`: device and inode of all that is mounted
     from the box; a path may lead to something else tomorrow. `name`: the writable layer of that
-    name is kept; else it is thrown away. `caches`: the folder on the box that outlives containers,
-    or none. `records`: what is opened in it is noted, from its start on.
+    name is kept; else it is thrown away. `reference`: the image's, for people. `caches`: the folder
+    on the box that outlives containers, or none. `records`: what is opened in it is noted, from its
+    start on.
     """
 
     root: Root
@@ -157,7 +158,13 @@ class ContainerSpec:
     gpus: bool = True
     caches: Path | None = None
     sources: tuple[tuple[int, int], ...] = ()
+    reference: str = field(default="", compare=False)
     records: bool = field(default=False, compare=False)
+
+    @property
+    def image_key(self) -> str:
+        """What tells its image from others."""
+        return str(self.root.path) if isinstance(self.root, FolderRoot) else self.root.index
 
     @property
     def target(self) -> str:
