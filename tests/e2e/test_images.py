@@ -187,6 +187,31 @@ class TestOtherUsers:
         assert not list((own_box.state_dir / "workspaces").iterdir())
 
 
+class TestWhatIsKept:
+    def test_clean_shows_and_removes_layers_and_caches(self, own_box: Box, train: str) -> None:
+        project = in_image(own_box, train, '[container]\nkeep = "work"\n')
+        fill = 'head -c 3000000 /dev/zero | tee /opt/x "$PIP_CACHE_DIR/y" >/dev/null; echo on'
+        assert own_box.exec(project, "sh", "-c", fill).code == 0
+        shown = own_box.run(project, "clean", "-n").text
+        assert re.search(rf"^layer +3\.\d+ MB in work, begun on {train}$", shown, re.M), shown
+        assert re.search(r"^caches +3\.\d+ MB of runs in images$", shown, re.M), shown
+        busy = own_box.start(
+            project, "exec", "--", "sh", "-c", "echo on; sleep 3023", stdout=subprocess.PIPE
+        )
+        Tail(busy.stdout).wait_for("on")
+        left = own_box.run(project, "clean", "--layers", "--caches", "-y")
+        assert left.code == 1, left
+        assert "layer work: a run uses it" in left.stderr
+        assert "caches: a run uses them" in left.stderr
+        assert own_box.run(project, "stop").code == 0
+        done = own_box.run(project, "clean", "--layers", "--caches", "-y")
+        assert done.code == 0, done
+        assert "removed layer work, caches: 6." in done.stderr, done
+        assert "workspaces" in os.listdir(own_box.state_dir)
+        assert not re.search("^(layer|caches)", own_box.run(project, "clean", "-n").text, re.M)
+        assert own_box.exec(project, "ls", "/opt").text == ""
+
+
 class TestShell:
     def test_the_shell_is_what_the_images_passwd_gives_its_user(self, box: Box, train: str) -> None:
         for user, shell in {"0:0": "/bin/bash", "www-data": "/bin/sh", "77:88": "/bin/sh"}.items():

@@ -25,7 +25,7 @@ from .words import printable, size
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from devloop.sync.client import AgentClient
     from devloop.sync.model import Output, WorkspaceRef
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_bytecode", "is_gone", "run"]
 
+EMPTY_BYTES = 100_000  # four containers take less in which nothing was written
 NAMED = 10  # of the outputs that would be lost
 
 
@@ -54,15 +55,20 @@ async def _run(args: argparse.Namespace) -> int:
         usage, chosen = await _choose(client, workspace_ref(config), args)
         for workspace in chosen:
             await _describe(client, workspace)
-        limit = size(usage.store_limit_bytes)
-        _print(f"store      {size(usage.store_bytes)} of at most {limit}, shared by all projects")
+        _print_shared(usage)
         if args.dry_run:
             return 0
-        if not chosen:
-            say(f"no workspace to remove on {connection.facts.hostname}")
-        elif not _is_confirmed(chosen, assume_yes=args.yes):
+        what = _what_goes(usage, chosen, args)
+        if not what:
+            say(f"no {_wanted(args)} to remove on {connection.facts.hostname}")
+        elif not _is_confirmed(what, assume_yes=args.yes):
             return 1
-        return await _clean(client, chosen)
+        return await _clean(client, chosen, what, args)
+
+
+def _wanted(args: argparse.Namespace) -> str:
+    wanted = {"layer": args.layers, "cache": args.caches}
+    return " or ".join(name for name, is_wanted in wanted.items() if is_wanted) or "workspace"
 
 
 async def _choose(
@@ -71,6 +77,8 @@ async def _choose(
     """Of many, those in use are left alone; one that was meant itself is an error."""
     if not (args.all or args.gone):
         usage = await _usage_of(client, own.id)
+        if args.layers or args.caches:
+            return usage, []
         for workspace in usage.workspaces:
             if (why := _why_in_use(workspace)) and not args.dry_run:
                 raise InUse(f"{workspace.name} is in use: {why}", hint=_end_it(workspace))
@@ -115,6 +123,30 @@ def _end_it(workspace: WorkspaceUsage) -> str:
 
 
 # -- what would be lost
+
+
+def _print_shared(usage: Usage) -> None:
+    limit = size(usage.store_limit_bytes)
+    _print(f"store      {size(usage.store_bytes)} of at most {limit}, shared by all projects")
+    for layer in usage.layers:
+        image = f", begun on {layer.image}" if layer.image else ""
+        _print(f"layer      {size(layer.size_bytes)} in {layer.name}{image}")
+    if usage.caches_bytes:
+        _print(f"caches     {size(usage.caches_bytes)} of runs in images")
+    if usage.live_bytes > EMPTY_BYTES:
+        _print(f"containers {size(usage.live_bytes)}, until `devloop down` or half an hour's rest")
+
+
+def _what_goes(
+    usage: Usage, chosen: Sequence[WorkspaceUsage], args: argparse.Namespace
+) -> dict[str, int]:
+    """What it is called, and its size."""
+    what = {workspace.name: workspace.size_bytes for workspace in chosen}
+    if args.layers:
+        what |= {f"layer {layer.name}": layer.size_bytes for layer in usage.layers}
+    if args.caches and usage.caches_bytes:
+        what["caches"] = usage.caches_bytes
+    return what
 
 
 async def _describe(client: AgentClient, workspace: WorkspaceUsage) -> None:
@@ -167,7 +199,7 @@ def _print(text: str) -> None:
 # -- removal
 
 
-def _is_confirmed(chosen: Sequence[WorkspaceUsage], *, assume_yes: bool) -> bool:
+def _is_confirmed(what: Mapping[str, int], *, assume_yes: bool) -> bool:
     """Raises UsageError where there is nobody to ask."""
     if assume_yes:
         return True
@@ -176,24 +208,34 @@ def _is_confirmed(chosen: Sequence[WorkspaceUsage], *, assume_yes: bool) -> bool
             "devloop clean: nothing was removed, since there is nobody to ask",
             hint="`devloop clean --yes` removes it, `devloop clean -n` only shows it",
         )
-    what = chosen[0].name if len(chosen) == 1 else f"{len(chosen)} projects"
-    total = size(sum(workspace.size_bytes for workspace in chosen))
-    sys.stderr.write(printable(f"Remove all that the box holds of {what}, {total}? [y/N] "))
+    named = next(iter(what)) if len(what) == 1 else f"these {len(what)}: {', '.join(what)}"
+    total = size(sum(what.values()))
+    sys.stderr.write(printable(f"Remove all that the box holds of {named}, {total}? [y/N] "))
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-async def _clean(client: AgentClient, chosen: Sequence[WorkspaceUsage]) -> int:
-    cleaned = await client.clean([workspace.id for workspace in chosen])
+async def _clean(
+    client: AgentClient,
+    chosen: Sequence[WorkspaceUsage],
+    what: Mapping[str, int],
+    args: argparse.Namespace,
+) -> int:
+    ids = [workspace.id for workspace in chosen]
+    cleaned = await client.clean(ids, layers=args.layers, caches=args.caches)
     for path in cleaned.left:
         say(f"could not be deleted: {path}")
     _forget_caches(workspace.id for workspace in chosen if is_gone(workspace))
     given_back = f"{size(cleaned.freed_bytes)} given back"
-    if chosen:
-        say(f"removed {', '.join(workspace.name for workspace in chosen)}: {given_back}")
+    if gone := [name for name in what if not _is_left(name, cleaned.left)]:
+        say(f"removed {', '.join(gone)}: {given_back}")
     elif cleaned.freed_bytes:
         say(f"removed what no project needs: {given_back}")
     return 1 if cleaned.left else 0
+
+
+def _is_left(name: str, left: Sequence[str]) -> bool:
+    return any(path.startswith(f"{name}: ") for path in left)
 
 
 def _forget_caches(workspace_ids: Iterable[str]) -> None:

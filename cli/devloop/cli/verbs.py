@@ -156,6 +156,8 @@ def _clean_flags(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--gone", action="store_true", help="of projects whose folder here is there no more"
     )
+    _flag(parser, "--layers", help="what container.keep keeps, instead of the project")
+    _flag(parser, "--caches", help="the caches of runs in images, instead of the project")
     _flag(parser, "-n", "--dry-run", help="only show what would go")
     _flag(parser, "-y", "--yes", help="ask nothing")
 

@@ -223,7 +223,7 @@ class Agent:
         Raises ImageMissing, NoCommand and what else stands in the way.
         """
         spec = spec if spec.argv else replace(spec, argv=command_of(wish, self.images))
-        files, caches = project.workspace.files, self.state_dir / "caches"
+        files, caches = project.workspace.files, self.caches_dir
         store, profiles = self.images.store, self.profiles
         profile = profiles.path_for(store, wish.index, spec.argv)
         wanted = container_spec(wish, self.images, files, caches, profile)
@@ -241,6 +241,10 @@ class Agent:
         profile = self.profiles.path_for(self.images.store, index, command)
         tell = partial(self.containers.announce, self.images.root, index, profile)
         self._loop.call_soon_threadsafe(tell)
+
+    @property
+    def caches_dir(self) -> Path:
+        return self.state_dir / "caches"
 
     def _images_in_use(self) -> set[Digest]:
         return indexes_of(self.containers.live())

@@ -27,6 +27,7 @@ from .agent import FEW_BLOBS, InvalidRequest, OnBusy, undisturbed
 from .attachment import Attachment
 from .calls import Activity, streaming, unary
 from .forward import Forwards
+from .kept import measure_kept, remove_kept
 from .outputs import list_outputs, read_output
 from .reading import read_small
 from .receive import Receiver
@@ -306,13 +307,20 @@ class Service(agent_pb2_grpc.AgentServicer):
         for project in projects:
             usage = await asyncio.to_thread(cleaning.measure, agent.directory_of(project))
             reply.workspaces.append(convert.workspace_usage(project, usage))
+        kept = await asyncio.to_thread(measure_kept, agent)
+        reply.layers.extend(pb.Layer(**layer._asdict()) for layer in kept.layers)
+        reply.caches_bytes, reply.live_bytes = kept.caches_bytes, kept.live_bytes
         return reply
 
     @unary
     async def Clean(self, request: pb.CleanRequest, context: Any) -> pb.CleanReply:
         projects = [self._agent.project(workspace_id) for workspace_id in request.workspace_ids]
         cleaned = await cleaning.clean(self._agent, projects)
-        return pb.CleanReply(freed_bytes=cleaned.freed_bytes, left=cleaned.left[:MAX_NAMED])
+        more = await remove_kept(self._agent, layers=request.layers, caches=request.caches)
+        return pb.CleanReply(
+            freed_bytes=cleaned.freed_bytes + more.freed_bytes,
+            left=[*cleaned.left, *more.left][:MAX_NAMED],
+        )
 
     @unary
     async def VerifyStore(

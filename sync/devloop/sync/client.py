@@ -210,19 +210,27 @@ class AgentClient:
 
     async def usage(self, workspace_id: str = "") -> Usage:
         """Of every workspace when no id is given."""
-        from .upkeep import Usage
+        from .upkeep import Layer, Usage
 
         with call_errors():
             reply = await self._stub.Usage(pb.UsageRequest(workspace_id=workspace_id))
         workspaces = [_workspace_usage(usage) for usage in reply.workspaces]
-        return Usage(workspaces, reply.store_bytes, reply.store_limit_bytes)
+        layers = [Layer(layer.name, layer.size_bytes, layer.image) for layer in reply.layers]
+        return Usage(
+            *(workspaces, reply.store_bytes, reply.store_limit_bytes),
+            *(layers, reply.caches_bytes, reply.live_bytes),
+        )
 
-    async def clean(self, workspace_ids: Iterable[str]) -> Cleaned:
-        """Removes these workspaces, then blobs that nobody needs."""
+    async def clean(
+        self, workspace_ids: Iterable[str], *, layers: bool = False, caches: bool = False
+    ) -> Cleaned:
+        """Removes these workspaces, kept layers and caches if told to, and blobs that nobody
+        needs."""
         from .upkeep import Cleaned
 
+        request = pb.CleanRequest(workspace_ids=workspace_ids, layers=layers, caches=caches)
         with call_errors():
-            reply = await self._stub.Clean(pb.CleanRequest(workspace_ids=workspace_ids))
+            reply = await self._stub.Clean(request)
         return Cleaned(reply.freed_bytes, list(reply.left))
 
     async def verify_store(self) -> Verified:

@@ -33,10 +33,23 @@ class WorkspaceUsage(NamedTuple):
         return self.files.size_bytes + self.aside.size_bytes + self.runs.size_bytes
 
 
+class Layer(NamedTuple):
+    """A writable layer that `container.keep` keeps; `image`: that it was begun with, if known."""
+
+    name: str
+    size_bytes: int
+    image: str
+
+
 class Usage(NamedTuple):
+    """`caches_bytes`: of runs in images; `live_bytes`: layers that go with their containers."""
+
     workspaces: list[WorkspaceUsage]
     store_bytes: int
     store_limit_bytes: int
+    layers: list[Layer]
+    caches_bytes: int
+    live_bytes: int
 
 
 class Cleaned(NamedTuple):

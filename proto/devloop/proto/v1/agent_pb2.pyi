@@ -2126,25 +2126,65 @@ class UsageReply(_message.Message):
     WORKSPACES_FIELD_NUMBER: _builtins.int
     STORE_BYTES_FIELD_NUMBER: _builtins.int
     STORE_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    CACHES_BYTES_FIELD_NUMBER: _builtins.int
+    LIVE_BYTES_FIELD_NUMBER: _builtins.int
     store_bytes: _builtins.int
     store_limit_bytes: _builtins.int
     """what nobody needs goes, oldest first, to stay below it"""
+    caches_bytes: _builtins.int
+    """of runs in images"""
+    live_bytes: _builtins.int
+    """writable layers that go with their containers"""
     @_builtins.property
     def workspaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkspaceUsage]: ...
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
+        """that Container.keep keeps"""
+
     def __init__(
         self,
         *,
         workspaces: _abc.Iterable[Global___WorkspaceUsage] | None = ...,
         store_bytes: _builtins.int = ...,
         store_limit_bytes: _builtins.int = ...,
+        layers: _abc.Iterable[Global___Layer] | None = ...,
+        caches_bytes: _builtins.int = ...,
+        live_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["store_bytes", b"store_bytes", "store_limit_bytes", b"store_limit_bytes", "workspaces", b"workspaces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caches_bytes", b"caches_bytes", "layers", b"layers", "live_bytes", b"live_bytes", "store_bytes", b"store_bytes", "store_limit_bytes", b"store_limit_bytes", "workspaces", b"workspaces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageReply: _TypeAlias = UsageReply  # noqa: Y015
+
+@_typing.final
+class Layer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    size_bytes: _builtins.int
+    image: _builtins.str
+    """the reference of the one that it was begun with, if known"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        image: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Layer: _TypeAlias = Layer  # noqa: Y015
 
 @_typing.final
 class WorkspaceUsage(_message.Message):
@@ -2230,6 +2270,12 @@ class CleanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKSPACE_IDS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    CACHES_FIELD_NUMBER: _builtins.int
+    layers: _builtins.bool
+    """also the kept ones that no run uses"""
+    caches: _builtins.bool
+    """also those of runs in images, if no run uses them"""
     @_builtins.property
     def workspace_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """none: only blobs that nobody needs"""
@@ -2238,10 +2284,12 @@ class CleanRequest(_message.Message):
         self,
         *,
         workspace_ids: _abc.Iterable[_builtins.str] | None = ...,
+        layers: _builtins.bool = ...,
+        caches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["workspace_ids", b"workspace_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caches", b"caches", "layers", b"layers", "workspace_ids", b"workspace_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -314,8 +314,9 @@ class AgentServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Clean(self, request, context):
-        """Removes workspaces with all that is in them, then blobs that no other workspace needs. Refused
-        with FAILED_PRECONDITION, and nothing is changed, while one of them is in use.
+        """Removes workspaces with all that is in them, what else it is told to, then blobs that no other
+        workspace needs. Refused with FAILED_PRECONDITION, and nothing is changed, while one of the
+        workspaces is in use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -97,8 +97,9 @@ class AgentStub:
     Usage: _grpc.UnaryUnaryMultiCallable[_agent_pb2.UsageRequest, _agent_pb2.UsageReply]
     """What workspaces and the store take on the agent's disk. Looks at every file."""
     Clean: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CleanRequest, _agent_pb2.CleanReply]
-    """Removes workspaces with all that is in them, then blobs that no other workspace needs. Refused
-    with FAILED_PRECONDITION, and nothing is changed, while one of them is in use.
+    """Removes workspaces with all that is in them, what else it is told to, then blobs that no other
+    workspace needs. Refused with FAILED_PRECONDITION, and nothing is changed, while one of the
+    workspaces is in use.
     """
     VerifyStore: _grpc.UnaryUnaryMultiCallable[_agent_pb2.VerifyStoreRequest, _agent_pb2.VerifyStoreReply]
     """Reads and hashes every blob. Damaged ones are dropped: the next sync sends them again."""
@@ -169,8 +170,9 @@ class AgentAsyncStub(AgentStub):
     Usage: _aio.UnaryUnaryMultiCallable[_agent_pb2.UsageRequest, _agent_pb2.UsageReply]  # type: ignore[assignment]
     """What workspaces and the store take on the agent's disk. Looks at every file."""
     Clean: _aio.UnaryUnaryMultiCallable[_agent_pb2.CleanRequest, _agent_pb2.CleanReply]  # type: ignore[assignment]
-    """Removes workspaces with all that is in them, then blobs that no other workspace needs. Refused
-    with FAILED_PRECONDITION, and nothing is changed, while one of them is in use.
+    """Removes workspaces with all that is in them, what else it is told to, then blobs that no other
+    workspace needs. Refused with FAILED_PRECONDITION, and nothing is changed, while one of the
+    workspaces is in use.
     """
     VerifyStore: _aio.UnaryUnaryMultiCallable[_agent_pb2.VerifyStoreRequest, _agent_pb2.VerifyStoreReply]  # type: ignore[assignment]
     """Reads and hashes every blob. Damaged ones are dropped: the next sync sends them again."""
@@ -346,8 +348,9 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.CleanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.CleanReply, _abc.Awaitable[_agent_pb2.CleanReply]]:
-        """Removes workspaces with all that is in them, then blobs that no other workspace needs. Refused
-        with FAILED_PRECONDITION, and nothing is changed, while one of them is in use.
+        """Removes workspaces with all that is in them, what else it is told to, then blobs that no other
+        workspace needs. Refused with FAILED_PRECONDITION, and nothing is changed, while one of the
+        workspaces is in use.
         """
 
     @_abc_1.abstractmethod

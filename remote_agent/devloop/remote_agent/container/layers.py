@@ -19,7 +19,7 @@ from devloop.cafs.mount.within import remove_trees
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LayerRefused", "remove", "take"]
+__all__ = ["LayerRefused", "begun_with", "remove", "take"]
 
 _NOTE = "image.json"
 _KEY_DIGITS = 12
@@ -67,6 +67,12 @@ def remove(folder: Path) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def begun_with(folder: Path) -> str:
+    """The reference of its image; empty when it is not known."""
+    begun = _begun_with(folder)
+    return begun.reference if begun is not None else ""
 
 
 def _locked(folder: Path) -> int | None:

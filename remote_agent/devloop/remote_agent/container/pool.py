@@ -75,7 +75,7 @@ class Containers:
 
     def clear(self) -> None:
         """Removes what a killed agent has left. Blocks; before the first container."""
-        remove_trees(list(self._live.glob("*")))
+        remove_trees(list(self.live_dir.glob("*")))
         cgroups.remove_groups(f"devloop-{self._tag}-")
 
     def warm(self, tiers: tuple[str, ...] = ()) -> None:
@@ -138,9 +138,15 @@ class Containers:
         own = [(s, place) for s, place in self._places.items() if s.workspace == workspace]
         return [place.pool.counts(os.fsencode(spec.target)) for spec, place in own]
 
-    async def end(self, matches: Callable[[ContainerSpec], bool]) -> None:
+    async def end(
+        self, matches: Callable[[ContainerSpec], bool], *, even_used: bool = True
+    ) -> None:
         """Ends the containers that match, with all their runs; returns when they have ended."""
-        ending = [place.end() for spec, place in list(self._places.items()) if matches(spec)]
+        ending = [
+            place.end()
+            for spec, place in list(self._places.items())
+            if matches(spec) and (even_used or not place.is_used)
+        ]
         await asyncio.gather(*ending)
 
     async def close(self) -> None:
@@ -163,8 +169,12 @@ class Containers:
         return sum(place.pool.memory_bytes() for place in self._places.values())
 
     @property
-    def _live(self) -> Path:
+    def live_dir(self) -> Path:
         return self._folder / "live"
+
+    @property
+    def named(self) -> Path:
+        return self._folder / "named"
 
     async def _start(self, spec: ContainerSpec) -> ContainerPlace:
         box = await asyncio.to_thread(self._look_once)
@@ -172,7 +182,7 @@ class Containers:
         if (last := self._places.get(spec)) is not None:
             await last.end()  # it is on its way out, and may hold its layer until then
         await self._make_room(spec)
-        folder = self._live / f"{self._tag}-{secrets.token_hex(4)}"
+        folder = self.live_dir / f"{self._tag}-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700, parents=True)
         self.warm()
         keeper, self._ahead = self._ahead, None
@@ -184,7 +194,7 @@ class Containers:
         container.on_ending = lambda why: self.on_ending(spec, why)
         container.on_served = lambda line: self.on_served(spec, line)
         try:
-            job = keeper_job(spec, box, folder, self._folder / "named")
+            job = keeper_job(spec, box, folder, self.named)
         except BaseException:
             container.kill()
             raise
