@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.cafs.tiers.servers import serve_nothing
 from tests.images.bases import debian_base
 from tests.remote_agent.container.rooms import KINDS, Room, lives, skip_unless_possible
 
@@ -16,7 +17,9 @@ from devloop.cafs.images import ImageStore
 from devloop.cafs.mount import probe
 from devloop.cafs.oci.ingest import ingest
 from devloop.cafs.oci.source import open_image
+from devloop.remote_agent.container import container, job, keeper
 from devloop.remote_agent.container.spec import ImageConfig, ImageRoot
+from devloop.remote_agent.spawn import StartFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,6 +116,51 @@ def test_a_dead_file_server_ends_its_container_and_the_next_run_has_a_new_one(
     assert not lives(keeper)
     assert "devloop" not in Path("/proc/self/mounts").read_text()
     assert room.run("/bin/echo", "again").stdout == b"again\n"
+
+
+def test_a_tier_that_says_nothing_at_a_cold_start_is_named_with_the_file(
+    enter: Callable[..., Room],
+    store: ImageStore,
+    level: LevelName,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("devloop.remote_agent.container.job.DEADLINE_S", 2.0)
+    digest = store.get("debian").index_digest
+    with ImageStore(tmp_path / "far") as empty, serve_nothing() as silent:
+        empty.add_lazy(store.index(digest))
+        empty.ensure_metadata(digest)
+        empty.name("debian", "sha256:" + "1" * 64, digest)
+        room = enter(root=root_of(empty, level, lazy=True, tiers=(silent,)))
+        with pytest.raises(StartFailed) as failure:
+            room.run("/bin/true")
+    assert "/etc/passwd cannot be read" in str(failure.value)
+    assert silent in str(failure.value)
+    assert "`store`" in failure.value.hint
+    room.until(lambda: room.folders == [])
+
+
+def test_a_container_whose_files_do_not_answer_is_followed_by_another(
+    enter: Callable[..., Room], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = enter(lazy=True)
+    room.run("/bin/true")
+    keeper_pid = room.containers._places[room.spec]._container._keeper.process.pid
+    spawner = room.containers._places[room.spec]._container.spawner.pid
+    (looks,) = [pid for pid in _children(spawner) if b"start.py" in _command(pid)][:1]
+    monkeypatch.setattr("devloop.remote_agent.container.container.ANSWER_TIMEOUT_S", 0.5)
+    os.kill(looks, signal.SIGSTOP)
+    with pytest.raises(StartFailed, match="do not answer"):
+        room.run("/bin/true")
+    monkeypatch.undo()
+    assert room.run("/bin/echo", "again").stdout == b"again\n"
+    assert not lives(keeper_pid)
+
+
+def test_no_limit_of_a_container_is_below_that_of_a_read() -> None:
+    assert keeper._RUNTIME_TIMEOUT_S > job.DEADLINE_S
+    assert container.ANSWER_TIMEOUT_S > job.DEADLINE_S
+    assert keeper._RUNTIME_TIMEOUT_S + job.DEADLINE_S < container.START_TIMEOUT_S
 
 
 def _children(pid: int) -> list[int]:

@@ -88,7 +88,8 @@ class Flights:
             with trio.move_on_after(self._deadline_s) as scope:
                 await self._try(work)
             if scope.cancelled_caught:
-                flight.error = NoAnswer(f"no answer within {self._deadline_s:g} s")
+                asked = f" from {self._tiers.names}" if len(self._tiers) else ""
+                flight.error = NoAnswer(f"no answer within {self._deadline_s:g} s{asked}")
         except Exception as error:  # noqa: BLE001 (whoever waits reports it)
             flight.error = error
         finally:

@@ -91,6 +91,11 @@ class Tiers:
             health.tier.close()
 
     @property
+    def names(self) -> str:
+        """For people."""
+        return ", ".join(each.name for each in self._all)
+
+    @property
     def unreachable_since(self) -> float | None:
         """Monotonic time since when nobody has answered; None as long as somebody does."""
         return self._unreachable_since

@@ -23,6 +23,7 @@ import devloop
 from devloop.cafs.errors import DevloopError
 from devloop.remote_agent.forker import Forker, ForkerFailed
 from devloop.remote_agent.processes import pid_of
+from devloop.remote_agent.served import line_of
 from devloop.remote_agent.zygote import wire, words
 
 if TYPE_CHECKING:
@@ -31,10 +32,18 @@ if TYPE_CHECKING:
 __all__ = ["Container", "ContainerFailed", "Keeper"]
 
 _START = Path(__file__).parent / "start.py"
-START_TIMEOUT_S = 60.0
-ANSWER_TIMEOUT_S = 10.0
+# Above what a missing file may take (`job.DEADLINE_S`), so that the reason is heard: a file for an
+# answer, and for a start those that the keeper and the runtime read.
+ANSWER_TIMEOUT_S = 45.0
+START_TIMEOUT_S = 120.0
+_RECORD_TIMEOUT_S = 10.0
 # Between the abort of reads that nobody serves and the end of the container.
 _AFTER_ABORT_S = 0.5
+
+
+_TIER_HINT = (
+    "see to that place, or take it out of `store` and bring the image: `devloop image pull`"
+)
 
 
 class ContainerFailed(DevloopError):
@@ -104,6 +113,8 @@ class Container:
         self.ended = asyncio.Event()
         self.why = ""
         self._is_ending = False
+        self._trouble = ""
+        self.is_stuck = False  # a question was not answered in time, and none will be
         self.pause_pid = 0
         self.identity: dict[str, Any] = {}
         self.last_used_s = time.monotonic()
@@ -143,7 +154,7 @@ class Container:
         except (TimeoutError, ConnectionError) as error:
             await self.end()
             why = self.why or str(error) or "it took too long"
-            raise ContainerFailed(f"the container does not start: {why}") from error
+            raise self._failure(f"the container does not start: {why}") from error
         except DevloopError:
             await self.end()
             raise
@@ -164,7 +175,8 @@ class Container:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await answer
         except TimeoutError as error:
-            raise ContainerFailed("the files of the container do not answer") from error
+            self.is_stuck = True
+            raise self._failure("the files of the container do not answer") from error
         except OSError as error:
             raise ContainerFailed(f"the container has ended: {self.why or error}") from error
         finally:
@@ -196,7 +208,7 @@ class Container:
         self._opened = asyncio.get_running_loop().create_future()
         self._order("recorded")
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(_RECORD_TIMEOUT_S):
                 return await self._opened
         except TimeoutError as error:
             raise ContainerFailed("its keeper does not answer") from error
@@ -253,10 +265,11 @@ class Container:
             case "failed":
                 self.why = message["message"]
                 if not self._started.done():
-                    failure = ContainerFailed(message["message"], hint=message["hint"])
+                    failure = self._failure(message["message"], message["hint"])
                     self._started.set_exception(failure)
                     self._started.exception()  # nobody need be waiting
             case "served":
+                self._trouble = line_of(message["line"]) or self._trouble
                 self.on_served(message["line"])
             case "opened":
                 with os.fdopen(fds[0], "rb") as file:
@@ -265,6 +278,12 @@ class Container:
                     self._opened.set_result(paths)
             case "ending":
                 self._end_for(message["why"])
+
+    def _failure(self, message: str, hint: str = "") -> ContainerFailed:
+        """With what the server of its files has said last, if it had trouble."""
+        if self._trouble:
+            return ContainerFailed(f"{message}: {self._trouble}", hint=_TIER_HINT)
+        return ContainerFailed(message, hint=hint or ContainerFailed.hint)
 
     def _end_for(self, why: str) -> None:
         """No run is started in it any more."""

@@ -51,7 +51,8 @@ from .recorder import OpenRecorder
 
 __all__ = ["main"]
 
-_RUNTIME_TIMEOUT_S = 20.0
+# It reads files of the image, for each of which a tier may take its time (`job.DEADLINE_S`).
+_RUNTIME_TIMEOUT_S = 45.0
 # For the kernel to end every process of a container; then readers of a dead file server are freed.
 _END_S = 2.0
 _AFTER_ABORT_S = 3.0
@@ -139,6 +140,15 @@ class Keeper:
                     poll.unregister(recorder)
                     recorder = -1
                     break  # what else is ready may be the recorder, which is closed
+
+    def pass_on(self) -> None:
+        """What the file server has said by now: why a file of the start could not be read."""
+        if self._server is None:
+            return
+        poll = select.poll()
+        poll.register(self._server.says, select.POLLIN)
+        while poll.poll(0) and self._server.tell(self._say):
+            pass
 
     def end(self) -> None:
         """Returns when nothing of the container is left, or what is left cannot be ended."""
@@ -368,6 +378,7 @@ def main(control_fd: int) -> NoReturn:
     except (OSError, DevloopError) as error:
         hint = getattr(error, "hint", NotStarted.hint)
         with contextlib.suppress(OSError):
+            keeper.pass_on()
             wire.send(agent, {"event": "failed", "message": str(error), "hint": hint})
     finally:
         keeper.end()

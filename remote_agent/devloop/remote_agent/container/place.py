@@ -140,7 +140,11 @@ class ContainerPlace:
             None,
             self.pool.watched_paths(),
         )
-        reply = await self._container.ask(question)
+        try:
+            reply = await self._container.ask(question)
+        finally:
+            if self._container.is_stuck and not self.is_used:
+                await self.end()  # the next start finds another one
         if "error" in reply:
             raise CommandNotExecutable(reply["error"], hint=reply["hint"])
         self._signatures = reply["signatures"]

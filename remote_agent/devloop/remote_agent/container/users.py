@@ -130,9 +130,13 @@ def _opened(root: Path, path: str, flags: int) -> int | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
-        raise UsersUnreadable(f"the image's /{path} cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     finally:
         os.close(root_fd)
+
+
+def _unreadable(path: str, error: OSError) -> UsersUnreadable:
+    return UsersUnreadable(f"the image's /{path}: {os.strerror(error.errno or 0)}")
 
 
 def _is_id(text: str) -> bool:
