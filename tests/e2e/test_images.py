@@ -346,6 +346,27 @@ class TestNothingStays:
             assert own.exec(project, "echo", "again").text == "again\n"
 
 
+class TestWhatWasKilled:
+    @pytest.mark.parametrize("victim", ["keeper", "first process"])
+    def test_a_run_whose_container_was_killed_has_the_reason_in_its_log(
+        self, own_box: Box, train: str, victim: str
+    ) -> None:
+        project = in_image(own_box, train)
+        process = own_box.start(
+            project, "exec", "--", "sh", "-c", "echo on; sleep 3024", stdout=subprocess.PIPE
+        )
+        Tail(process.stdout).wait_for("on")
+        agent = own_box.agent()
+        keeper = next(one for one in agent.children() if _holds(one, "pause"))
+        doomed = keeper if victim == "keeper" else _holds(keeper, "pause")
+        assert doomed is not None
+        doomed.kill()
+        assert process.wait(10) == 128 + signal.SIGKILL
+        logged = own_box.run(project, "logs")
+        said = logged.text + logged.stderr
+        assert f"its container has ended: its {victim} was killed" in said, said
+
+
 class TestImageVerbs:
     def test_pull_ls_inspect_verify_rm(self, own_box: Box, train: str) -> None:
         project = own_box.project()
@@ -546,6 +567,10 @@ def _with_env(registry: Registry, variable: str, name: str) -> str:
     )
     registry.push(f"oci:{folder}:x", name)
     return registry.name(name)
+
+
+def _holds(process: psutil.Process, name: str) -> psutil.Process | None:
+    return next((one for one in process.children() if one.name() == name), None)
 
 
 def _lives(process: psutil.Process) -> bool:

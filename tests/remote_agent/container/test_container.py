@@ -424,8 +424,14 @@ def test_the_longest_unused_container_makes_room(
         room.close()
 
 
-def test_a_container_that_was_killed_is_started_again(room: Room) -> None:
-    for victim in ("keeper", "pause", "spawner"):
+def test_a_container_that_was_killed_says_why_and_is_started_again(room: Room) -> None:
+    said: list[str] = []
+    room.containers.on_ending = lambda spec, why: said.append(why)
+    for victim, why in {
+        "keeper": "its keeper was killed by SIGKILL",
+        "pause": "its first process was killed",
+        "spawner": "the spawner in it was killed",
+    }.items():
         assert room.run("/bin/true").code == 0
         place = room.containers._places[room.spec]
         container = place._container
@@ -438,6 +444,7 @@ def test_a_container_that_was_killed_is_started_again(room: Room) -> None:
         os.kill(pids[victim], signal.SIGKILL)
         room.until(lambda: container.ended.is_set() and not any(map(lives, inside)))  # noqa: B023
         room.until(lambda: room.folders == [])
+        assert said.pop() == why
     assert "devloop" not in Path("/proc/self/mounts").read_text().split()
     assert room.run("/bin/true").code == 0
 

@@ -315,7 +315,8 @@ class Container:
         keeper, loop = self._keeper, asyncio.get_running_loop()
         status = keeper.process.wait()
         if status and not self.why:
-            self.why = keeper.last_words() or f"its keeper ended with {status}"
+            # Now: the runs in it are still ending, and their logs take the reason.
+            self._end_for(keeper.last_words() or _how_it_ended(status))
         for sock in (keeper.socket, self._questions):
             loop.remove_reader(sock)
             sock.close()
@@ -343,6 +344,12 @@ class Container:
         self._launched.clear()
         if self.spawner.pid == 0:
             self.spawner.fail(gone)
+
+
+def _how_it_ended(status: int) -> str:
+    if status < 0:
+        return f"its keeper was killed by {signal.Signals(-status).name}"
+    return f"its keeper ended with {status}"
 
 
 def _received(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

@@ -80,6 +80,7 @@ class Keeper:
         self._ahead = ahead
         self._server: FileServer | None = None
         self._recorder: OpenRecorder | None = None
+        self._pause = 0
         self._pause_fd = self._spawner_fd = -1
         self._life, self._pauses_end = socket.socketpair()
 
@@ -99,7 +100,7 @@ class Keeper:
         identity = identity_of(self._stage / "root", job["user"])
         show_workspace(Path(job["workspace"]), self._stage / "workspace", identity)
         _show_cgroup2(job["kind"])
-        pause = self._run_runtime()
+        self._pause = pause = self._run_runtime()
         self._pause_fd = os.pidfd_open(pause)
         cgroups.join(joins, pause)
         self._spawner_fd = os.pidfd_open(self._start_inside(joins))
@@ -112,9 +113,7 @@ class Keeper:
     def watch(self) -> str:
         """Returns why the container must end."""
         poll = select.poll()
-        reasons = {self._pause_fd: "its first process was killed", self._spawner_fd: ""}
-        reasons[self._spawner_fd] = "the spawner in it was killed"
-        for fd in (self._agent.fileno(), *reasons):
+        for fd in (self._agent.fileno(), self._pause_fd, self._spawner_fd):
             poll.register(fd, select.POLLIN)
         if self._server is not None:
             self._server.tell_first(self._say)
@@ -125,8 +124,8 @@ class Keeper:
             poll.register(recorder, select.POLLIN)
         while True:
             for fd, _ in poll.poll():
-                if fd in reasons:
-                    return reasons[fd]
+                if fd in (self._pause_fd, self._spawner_fd):
+                    return self._who_was_killed()
                 if fd == recorder:
                     if self._recorder is not None:
                         self._recorder.take()
@@ -140,6 +139,12 @@ class Keeper:
                     poll.unregister(recorder)
                     recorder = -1
                     break  # what else is ready may be the recorder, which is closed
+
+    def _who_was_killed(self) -> str:
+        """The first process takes all others along, and ends after them."""
+        if hunt.is_exiting(self._pause):
+            return "its first process was killed"
+        return "the spawner in it was killed"
 
     def pass_on(self) -> None:
         """What the file server has said by now: why a file of the start could not be read."""

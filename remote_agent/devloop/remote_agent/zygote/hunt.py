@@ -13,6 +13,7 @@ import signal
 from typing import Callable, Dict, Iterator, List, Set, Tuple
 
 _INTERVAL_S = 0.002
+_PF_EXITING = 4  # of the flags in /proc/PID/stat
 
 
 def end_descendants(reap: Callable[[], bool]) -> None:
@@ -106,6 +107,15 @@ def _processes() -> Iterator[Tuple[int, int]]:
                 yield int(name), int(_stat_fields(name)[1])
             except OSError:
                 continue
+
+
+def is_exiting(pid: int) -> bool:
+    """It runs no more, although it may have to wait for others until it is gone."""
+    try:
+        fields = _stat_fields(str(pid))
+    except OSError:
+        return True
+    return fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING)
 
 
 def _is_living(pid: int) -> bool:
