@@ -16,7 +16,7 @@ from devloop.cli.errors import ConfigError
 
 EVERYTHING = """\
 target = "me@gpu1:2222"
-ports = [6006, "8888:80"]
+ports = ["6006:db:5432", "8888:web:80"]
 image = "registry.example/team/train:1"
 store = ["ssh://gpu2", "file:///srv/images"]
 
@@ -100,7 +100,7 @@ def test_every_key_of_the_file_is_read(project: Path) -> None:
     assert config.ssh == ("paramiko", project / "ssh_config", 3.0, 300.0)
     assert config.agent.python == "/opt/python3"
     assert config.screen == ("colour-blind", {"rerun": "f5 r", "find": "ctrl+f"})
-    assert list(map(str, config.ports)) == ["6006", "8888:80"]
+    assert list(map(str, config.ports)) == ["6006:db:5432", "8888:web:80"]
     assert config.image == "registry.example/team/train:1"
     assert config.store == ("ssh://gpu2", "file:///srv/images")
     assert config.registry_mirrors == ("mirror.example",)
@@ -283,6 +283,16 @@ VALUES = st.recursive(
     lambda below: st.lists(below, max_size=2) | st.dictionaries(st.text(max_size=3), below),
     max_leaves=4,
 )
+
+
+def test_ports_that_cannot_reach_into_an_isolated_container_are_refused(tmp_path: Path) -> None:
+    text = 'image = "a/b"\nports = [6006]\n[container]\nnetwork = "isolated"\n'
+    (tmp_path / "devloop.toml").write_text(text)
+    with pytest.raises(ConfigError, match="ports: 6006 of the box") as refused:
+        load_config(tmp_path, environ={})
+    assert "leave `ports` out" in refused.value.hint
+    (tmp_path / "devloop.toml").write_text(text.replace("a/b", "host"))
+    assert load_config(tmp_path, environ={}).ports
 
 
 @given(NAMES, VALUES)

@@ -238,7 +238,21 @@ def load_config(
         values.add(KEYS[name], value, lambda: "command line")
     if will_sync:
         check_root(project.root)
-    return _build(values, project.root, project.file)
+    config = _build(values, project.root, project.file)
+    _refuse_ports_of_nobody(config)
+    return config
+
+
+def _refuse_ports_of_nobody(config: Config) -> None:
+    """The box's own loopback is not that of an isolated container."""
+    isolated = config.image != HOST_IMAGE and config.container.network == "isolated"
+    cut_off = [spec for spec in config.ports if spec.host == "localhost"]
+    if isolated and cut_off:
+        raise ConfigError(
+            f"ports: {cut_off[0].port} of the box cannot lead into a container with "
+            'container.network = "isolated"',
+            hint='leave `ports` out, or use `container.network = "host"`',
+        )
 
 
 def _add_file(values: _Values, file: ConfigFile) -> None:

@@ -334,6 +334,13 @@ def test_the_network_is_the_boxs_or_none(room: Room) -> None:
     assert room.run("/bin/sh", "-c", links).stdout.split() == [b"lo"]
 
 
+def test_an_isolated_container_knows_its_own_names(room: Room) -> None:
+    needs_python()
+    code = "import socket as s; print(*map(s.gethostbyname, ('localhost', s.gethostname())))"
+    room.spec = replace(room.spec, network="isolated")
+    assert room.run("/usr/bin/python3", "-c", code).stdout.split() == [b"127.0.0.1"] * 2
+
+
 def test_shared_memory_is_as_large_as_asked_for(room: Room) -> None:
     room.spec = replace(room.spec, shm_bytes=8 << 20)
     assert b" 8192 " in room.run("/bin/df", "-k", "/dev/shm").stdout

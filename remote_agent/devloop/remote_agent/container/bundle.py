@@ -69,6 +69,11 @@ class Stage:
         return self.folder / "workspace"
 
     @property
+    def hosts(self) -> Path:
+        """/etc/hosts of a container with a network of its own."""
+        return self.folder / "hosts"
+
+    @property
     def inside(self) -> Path:
         """What the container sees as INSIDE."""
         return self.folder / "inside"
@@ -90,7 +95,8 @@ def oci_config(
     hierarchy's root, `host_files`: files of the box's that it shows at the same place, `rootless`:
     who exists in the user namespace that the runtime is started in, if it is in one."""
     namespaces = ["pid", "mount", "ipc", "uts"]
-    if spec.network == "isolated":
+    is_isolated = spec.network == "isolated"
+    if is_isolated:
         namespaces.append("network")
     linux: dict[str, Any] = {
         "namespaces": [{"type": kind} for kind in namespaces],
@@ -112,6 +118,7 @@ def oci_config(
             *_kernel_mounts(spec, rootless),
             *(_device(node) for node in devices.nodes if rootless is not None),
             *(_bound(path, path, "ro") for path in host_files),
+            *([_bound(str(stage.hosts), "/etc/hosts", "ro")] if is_isolated else []),
             _bound(str(stage.inside), INSIDE, "ro"),
             _bound(str(program), f"{INSIDE}/zygote", "ro"),
             *(_bound(str(path), target, "rw") for path, target in cache_mounts(spec.caches)),

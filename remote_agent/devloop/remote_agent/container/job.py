@@ -102,6 +102,7 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
         "capabilities": list(RUN_CAPABILITIES.values()),
         "seccomp": box.seccomp.hex(),
         "namespaces": _namespaces(spec),
+        "hosts": _hosts(platform.node()),
         "limits": _rlimits(spec),
         "inside": ["zygote", *(f"caches/{name}" for name in CACHES if spec.caches is not None)],
         "files": sorted(
@@ -122,6 +123,11 @@ def base_env(spec: ContainerSpec, box: Box, home: str) -> dict[str, bytes]:
             is_path = name == "LD_LIBRARY_PATH" and given.get(name)
             given[name] = f"{given[name]}:{value}" if is_path else value
     return {name: os.fsencode(value) for name, value in (env | given).items()}
+
+
+def _hosts(hostname: str) -> str:
+    """For a network that is nothing but its loopback."""
+    return f"127.0.0.1 localhost {hostname}\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
 def _is_shown(spec: ContainerSpec, path: str) -> bool:

@@ -13,7 +13,7 @@ The agent starts it ahead of time: it loads what it needs and waits for its one 
     image     {image}                   what it will serve: {store, index, profile}; after `ahead`
     job       {folder, upper, image, root, workspace, user, records, config, runtime, kind,
                program, cgroup, limits, groups, victim_score, capabilities, seccomp, namespaces,
-               inside: [folder], files: [name]}
+               hosts, inside: [folder], files: [name]}
                + fds [control of the spawner inside, questions, log]; made by `job`
     → started {pause, identity} + fds [pidfd of the first process, pidfd of the spawner inside]
     → failed  {message, hint}
@@ -229,6 +229,7 @@ class Keeper:
         for name in job["files"]:
             (inside / name).parent.mkdir(parents=True, exist_ok=True)
             (inside / name).touch()
+        (stage / "hosts").write_text(job["hosts"])
         pause = inside / "pause"
         pause.write_bytes(bytes.fromhex(job["program"]))
         pause.chmod(0o555)
