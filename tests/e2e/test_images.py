@@ -217,8 +217,8 @@ class TestShell:
         for user, shell in {"0:0": "/bin/bash", "www-data": "/bin/sh", "77:88": "/bin/sh"}.items():
             project = in_image(box, train, f'[container]\nuser = "{user}"\n')
             with open_terminal(box, project, "shell") as terminal:
-                terminal.type('echo "<$SHELL:$0:$(id -u)>"; exit 0\n')
-                terminal.screen.wait_for(f"<{shell}:{shell}:[0-9]+>")
+                terminal.type('echo "<$SHELL:$0:$(id -u):$(tty)>"; exit 0\n')
+                terminal.screen.wait_for(f"<{shell}:{shell}:[0-9]+:/dev/pts/[0-9]+>")
                 assert terminal.process.wait(10) == 0
 
 

@@ -6,7 +6,6 @@ import array
 import asyncio
 import fcntl
 import os
-import pty
 import select
 import subprocess
 import sys
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from devloop.remote_agent.container.spec import ContainerSpec
     from devloop.remote_agent.processes import Exit, Process
 
 RUN_TIMEOUT_S = 30.0
@@ -90,6 +90,10 @@ class Workshop:
             local_root=None if local_root is None else os.fsencode(local_root),
         )
 
+    @property
+    def container(self) -> ContainerSpec | None:
+        return None
+
     def run(self, *argv: str | bytes, stdin: bytes = b"", **options: object) -> Ended:
         return self.runner.run(self._run(argv, stdin, options))
 
@@ -120,7 +124,7 @@ class Workshop:
     async def _run_on_terminal(
         self, argv: Sequence[str | bytes], typed: bytes, options: dict[str, object]
     ) -> Ended:
-        master, slave = pty.openpty()
+        master, slave = await self.spawner.open_pty(self.container)
         _type_ahead(master, typed)
         try:
             request = self.request(argv, (slave, slave, slave), tty=True, **options)  # type: ignore[arg-type]

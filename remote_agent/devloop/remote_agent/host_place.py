@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .command import resolve_command
 from .forker import Forker
 from .interpreter import own_prefix
+from .terminal import open_pty
 from .zygote import words
 from .zygotes import ZygotePool
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from .command import Command
     from .spawn import StartRequest
+    from .terminal import Pty
 
 __all__ = ["HostPlace"]
 
@@ -73,6 +75,10 @@ class HostPlace:
         return resolve_command(
             request.argv, request.env, request.cwd, workspace, local_root, own_prefix()
         )
+
+    async def open_pty(self) -> Pty:
+        """Raises OSError."""
+        return open_pty()
 
     def touch(self) -> None:
         return

@@ -112,6 +112,7 @@ class Run:
         self.process: Process | None = None
         self.stdin: StdinWriter | None = None
         self.terminal_fd: int | None = None
+        self.size = (spec.rows, spec.columns)
         self.stop_reason = ""
         self.place_ended = asyncio.Event()  # its container has, and `stop_reason` says why
         self.leases = 0
@@ -194,6 +195,8 @@ class Run:
         return True
 
     def resize(self, rows: int, columns: int) -> None:
+        """Also of a terminal that is still to be opened."""
+        self.size = (rows, columns)
         if self.terminal_fd is not None and self.live:
             set_terminal_size(self.terminal_fd, rows, columns)
 

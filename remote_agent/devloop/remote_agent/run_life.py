@@ -22,6 +22,7 @@ from .run_record import write_record
 from .spawn import CommandNotExecutable, CommandNotFound, StartFailed
 from .start_request import start_request
 from .stdio import Stdio
+from .terminal import set_terminal_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,11 +78,15 @@ class RunLife:
     async def _launch(self) -> None:
         run = self._run
         try:
-            stdio = Stdio.open(run.spec)
-        except OSError as error:  # most likely out of descriptors
-            self._fail_start(StartFailed(f"no pipe or terminal for it: {error.strerror}"))
+            stdio = await self._open_stdio()
+        except StartFailed as error:
+            self._fail_start(error)
             self._begun.set()
             return
+        except BaseException as error:
+            self._fail_start(StartFailed(f"the run could not be started: {error!r}"))
+            self._begun.set()
+            raise
         run.stdin, run.terminal_fd = stdio.stdin_writer(), stdio.terminal_fd
         pump = Pump(run.log, stdio.outputs, on_first_output=self._first_output)
         pumping = self._tasks.spawn(pump.run(), f"pump of run {run.number}")
@@ -104,6 +109,17 @@ class RunLife:
             asyncio.get_running_loop().call_later(RECORD_AFTER_S, self._settle)
         finally:
             self._begun.set()
+
+    async def _open_stdio(self) -> Stdio:
+        """Raises StartFailed."""
+        run = self._run
+        pty = await self._spawner.open_pty(run.spec.container) if run.spec.tty else None
+        try:
+            if pty is not None:
+                set_terminal_size(pty.master, *run.size)
+            return Stdio.open(run.spec, pty)
+        except OSError as error:  # most likely out of descriptors
+            raise StartFailed(f"no pipe for it: {error.strerror}") from error
 
     async def _born(self, request: StartRequest) -> Process:
         run = self._run

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .container.pool import Containers
     from .container.spec import ContainerSpec
+    from .terminal import Pty
 
 __all__ = [
     "Birth",
@@ -101,6 +102,9 @@ class Place(Protocol):
 
     async def resolve(self, request: StartRequest) -> Command:
         """`request` was translated. Raises CommandNotExecutable or another DevloopError."""
+
+    async def open_pty(self) -> Pty:
+        """A terminal of the place's own. Raises OSError or a DevloopError."""
 
     def touch(self) -> None:
         """It is in use."""
@@ -228,6 +232,17 @@ class Spawner:
                 self._wanted(start, start.command.program)
             except ForkerFailed:
                 return
+
+    async def open_pty(self, container: ContainerSpec | None) -> Pty:
+        """For a run to come. Raises StartFailed, also when its container does not start."""
+        place = await self._place(container)
+        place.touch()
+        try:
+            return await place.open_pty()
+        except OSError as error:  # most likely out of descriptors
+            raise StartFailed(f"no terminal for it: {error.strerror}") from error
+        except DevloopError as error:
+            raise StartFailed(str(error), hint=error.hint) from error
 
     async def cool(self, workspace: Path) -> None:
         """Runs of it find nothing warm: its containers end, with all that runs in them."""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from .logs import LogStream
 from .stdin import StdinWriter
-from .terminal import open_pty
 
 if TYPE_CHECKING:
     from .run import RunSpec
+    from .terminal import Pty
 
 __all__ = ["Stdio"]
 
@@ -35,10 +35,10 @@ class Stdio:
     terminal_fd: int | None = None
 
     @classmethod
-    def open(cls, spec: RunSpec) -> Stdio:
-        """Raises OSError."""
-        if spec.tty:
-            master, slave = open_pty(spec.rows, spec.columns)
+    def open(cls, spec: RunSpec, pty: Pty | None) -> Stdio:
+        """`pty`: the terminal, if it is to have one; it is closed with this. Raises OSError."""
+        if pty is not None:
+            master, slave = pty
             outputs = {master: LogStream.STDOUT}
             return cls(slave, slave, slave, outputs, os.dup(master), os.dup(master))
         out_read, out_write = os.pipe()

@@ -21,7 +21,7 @@ class Pty(NamedTuple):
     slave: int
 
 
-def open_pty(rows: int, columns: int) -> Pty:
+def open_pty(rows: int = 0, columns: int = 0) -> Pty:
     master, slave = os.openpty()
     set_terminal_size(master, rows, columns)
     return Pty(master, slave)

@@ -84,6 +84,10 @@ class Room(Workshop):
         self.runner.run(self.containers.close())
         Workshop.close(self)
 
+    @property
+    def container(self) -> ContainerSpec:
+        return self.spec
+
     def request(self, argv: Sequence[str | bytes], stdio: Sequence[int], **options: Any) -> Any:
         request: StartRequest = Workshop.request(self, argv, stdio, **options)
         return replace(request, container=self.spec)

@@ -98,6 +98,23 @@ def test_a_run_on_a_terminal_has_one(room: Room) -> None:
     assert b"got a" in ended.stdout
 
 
+@pytest.mark.parametrize("user", ["", "1000:1000"])
+def test_a_terminal_has_its_name_in_the_container_and_belongs_to_its_user(
+    tmp_path: Path, kind: Kind, user: str
+) -> None:
+    if user and os.geteuid() != 0:
+        pytest.skip("needs root")
+    room = Room.enter(tmp_path, kind, image=ImageConfig(user=user))
+    try:
+        for _ in range(2):  # its first run starts the container
+            script = 'read x; tty && stat -c %u "$(tty)"; echo again >"$(tty)"'
+            shown = room.run_on_terminal("/bin/sh", "-c", script, typed=b"a\n").stdout.split()
+            assert shown[1].startswith(b"/dev/pts/"), shown
+            assert shown[2:] == [user.partition(":")[0].encode() or b"0", b"again"]
+    finally:
+        room.close()
+
+
 def test_commands_are_looked_for_in_the_container(room: Room) -> None:
     with pytest.raises(CommandNotFound):
         room.run("nowhere")

@@ -166,7 +166,8 @@ class Container:
         self.last_used_s = time.monotonic()
 
     async def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """What `look` answers. Raises ContainerFailed when it cannot."""
+        """What `look` answers, and under "fds" what came with it. Raises ContainerFailed when it
+        cannot."""
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
@@ -294,13 +295,16 @@ class Container:
 
     def _on_answer(self) -> None:
         while (received := _received(self._questions)) is not None:
-            message = received[0]
+            message, fds = received
             if not message:
                 asyncio.get_running_loop().remove_reader(self._questions)
                 return
             answer = self._answers.get(message["number"])
             if answer is not None and not answer.done():
-                answer.set_result(message)
+                answer.set_result({**message, "fds": fds})
+            else:
+                for fd in fds:
+                    os.close(fd)
 
     def _on_launched(self, message: dict[str, Any], fds: list[int]) -> None:
         forker = self._launched.pop(message["number"])

@@ -4,14 +4,17 @@ The answering side is a fork of the spawner inside, and reads files of the image
 link leads out; the asking side is the agent's, and waits no longer than it likes: a file that
 nobody serves must not hold up a start of another run. One question at a time, each a JSON object:
 
+    terminal  {uid} → {} + fds [its agent's end, its run's end]; it is one of the container's own
     resolve   {argv, env, cwd, workspace, local_root, watched: [path]}
               → {argv, env, executable, program, signatures: {path: stat}} or {error, hint}
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +24,9 @@ from devloop.remote_agent.signature import signature_of
 from devloop.remote_agent.zygote import contain, wire
 
 __all__ = ["answer", "command_of", "question_of"]
+
+# asm-generic/ioctls.h, as on x86 and arm
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 
 
 def question_of(
@@ -56,13 +62,19 @@ def answer(questions: socket.socket) -> NoReturn:
     contain.die_with_parent()
     while (received := wire.receive(questions)) is not None:
         question = received.message
+        fds: list[int] = []
         try:
-            reply = _ANSWERS[question["ask"]](question)
+            if question["ask"] == "terminal":
+                reply, fds = {}, _open_terminal(question["uid"])
+            else:
+                reply = _resolve(question)
         except CommandNotExecutable as refusal:
             reply = {"error": str(refusal), "hint": refusal.hint}
         except OSError as error:
             reply = {"error": str(error), "hint": ""}
-        wire.send(questions, {**reply, "number": question["number"]})
+        wire.send(questions, {**reply, "number": question["number"]}, fds)
+        for fd in fds:
+            os.close(fd)
     os._exit(0)
 
 
@@ -85,7 +97,17 @@ def _resolve(question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_ANSWERS = {"resolve": _resolve}
+def _open_terminal(uid: int) -> list[int]:
+    """By the container's own devpts, so that it has a name there. It is that user's."""
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+        slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        os.fchown(slave, uid, -1)
+    except OSError:
+        os.close(master)
+        raise
+    return [master, slave]
 
 
 def _described(program: PythonProgram | NotForked | None) -> dict[str, Any] | None:

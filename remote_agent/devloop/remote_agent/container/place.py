@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from devloop.remote_agent.command import CommandNotExecutable
+from devloop.remote_agent.terminal import Pty
 from devloop.remote_agent.zygote import words
 from devloop.remote_agent.zygotes import ZygotePool
 
 from . import cgroups
+from .container import ContainerFailed
 from .job import base_env
 from .look import command_of, question_of
 
@@ -140,15 +142,25 @@ class ContainerPlace:
             None,
             self.pool.watched_paths(),
         )
-        try:
-            reply = await self._container.ask(question)
-        finally:
-            if self._container.is_stuck and not self.is_used:
-                await self.end()  # the next start finds another one
+        reply = await self._ask(question)
         if "error" in reply:
             raise CommandNotExecutable(reply["error"], hint=reply["hint"])
         self._signatures = reply["signatures"]
         return command_of(reply)
+
+    async def open_pty(self) -> Pty:
+        """Raises ContainerFailed."""
+        reply = await self._ask({"ask": "terminal", "uid": self._container.identity["uid"]})
+        if "error" in reply:
+            raise ContainerFailed(f"no terminal in the container: {reply['error']}")
+        return Pty(*reply["fds"])
+
+    async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._container.ask(question)
+        finally:
+            if self._container.is_stuck and not self.is_used:
+                await self.end()  # the next start finds another one
 
     async def end(self) -> None:
         await self._container.end()
