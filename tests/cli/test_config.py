@@ -25,7 +25,7 @@ mirrors = ["mirror.example"]
 insecure = ["registry.example:5000"]
 
 [container]
-mounts = ["/data", "/big:/mnt/big:ro"]
+mounts = ["/data/", "//big:/mnt/./big/:ro"]
 network = "isolated"
 shm_size = "8GB"
 memory = "64GB"

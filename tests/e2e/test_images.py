@@ -261,6 +261,17 @@ class TestLayouts:
 
 
 class TestBadInput:
+    def test_mounts_that_would_hide_what_is_needed(self, box: Box, train: str) -> None:
+        for target, words in {
+            "/workspace": "would hide the project",
+            "/proc/x": "is the kernel's or devloop's own",
+            "/dev/shm": "is the kernel's or devloop's own",
+            "/run/devloop": "is the kernel's or devloop's own",
+            "/etc/passwd": "cannot mount at '/etc/passwd' in the image: it is a file",
+        }.items():
+            project = in_image(box, train, f'[container]\nmounts = ["/opt:{target}"]\n')
+            box.exec(project, "true").assert_error(words)
+
     def test_an_unknown_image_and_an_unknown_tag(
         self, box: Box, train: str, registry: Registry
     ) -> None:

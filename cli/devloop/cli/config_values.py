@@ -156,13 +156,17 @@ def _mount(text: str) -> tuple[str, str, bool]:
     if len(more) > 1 or not all(_is_plain_path(path) for path in (source, target)):
         raise BadValue(
             f"holds {_shown(text)}, which is no mount",
-            'write it as "/data", "/data:/mnt/data" or "/data:/mnt/data:ro"',
+            'absolute paths, such as "/data", "/data:/mnt/data" or "/data:/mnt/data:ro"',
         )
-    return source, target, text.endswith(":ro")
+    return _normal(source), _normal(target), text.endswith(":ro")
 
 
 def _is_plain_path(path: str) -> bool:
-    return path.startswith("/") and path != "/" and ".." not in path.split("/")
+    return path.startswith("/") and _normal(path) != "/" and ".." not in path.split("/")
+
+
+def _normal(path: str) -> str:
+    return "/" + "/".join(name for name in path.split("/") if name not in ("", "."))
 
 
 def read_ulimits(value: object) -> dict[str, Ulimit]:

@@ -18,7 +18,17 @@ from devloop.cafs.errors import DevloopError
 from devloop.cafs.mount import MountLevel, probe
 
 from .container.job import HOST_FILES
-from .container.spec import ContainerSpec, ExtraMount, FolderRoot, ImageConfig, ImageRoot, Limits
+from .container.spec import (
+    ContainerSpec,
+    ExtraMount,
+    FolderRoot,
+    ImageConfig,
+    ImageRoot,
+    Limits,
+    is_below,
+    is_taken,
+    workspace_target,
+)
 
 if TYPE_CHECKING:
     from .container.spec import Root
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MountMissing",
     "NoCommand",
+    "TargetTaken",
     "command_of",
     "container_spec",
     "indexes_of",
@@ -40,6 +51,12 @@ class MountMissing(DevloopError):
     """A folder that the container is to see is not on the box."""
 
     hint = "container.mounts names paths of the box: make the folder there, or correct it"
+
+
+class TargetTaken(DevloopError):
+    """Where a mount would hide what a container needs."""
+
+    hint = "choose another path in the container, after the `:` in container.mounts"
 
 
 class NoCommand(DevloopError):
@@ -69,13 +86,14 @@ def container_spec(
 ) -> ContainerSpec:
     """`profile`: of what to fetch ahead, a file. Reads a few small files.
 
-    Raises ImageMissing, BadImageConfig, MountMissing.
+    Raises ImageMissing, BadImageConfig, MountMissing, TargetTaken.
     """
     image = ImageConfig.parse(images.store.config(wish.index))
     mounts = tuple(
         ExtraMount(_existing(mount.source), os.fsdecode(mount.target), mount.read_only)
         for mount in wish.mounts
     )
+    _refuse_taken(mounts, workspace_target(image))
     return ContainerSpec(
         root=_root(wish, images, profile),
         image=replace(image, user=wish.user) if wish.user else image,
@@ -106,6 +124,16 @@ def _root(wish: ContainerWish, images: Images, profile: str) -> Root:
         tiers=wish.store,
         profile=profile,
     )
+
+
+def _refuse_taken(mounts: tuple[ExtraMount, ...], workspace: str) -> None:
+    for mount in mounts:
+        if is_taken(mount.target):
+            raise TargetTaken(f"{mount.target} of a container is the kernel's or devloop's own")
+        if is_below(workspace, mount.target):
+            raise TargetTaken(
+                f"a mount at {mount.target} would hide the project, which is at {workspace}"
+            )
 
 
 def _existing(source: bytes) -> Path:

@@ -417,6 +417,23 @@ def test_devices_of_the_box_are_there(room: Room) -> None:
     assert (ended.stdout, ended.code) == (b" 00 00\n", 0), ended
 
 
+def test_a_target_of_another_kind_is_one_clear_error(room: Room, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for source, target, said in (
+        (tmp_path, "/etc/passwd", "it is a file, and what comes there a folder"),
+        (tmp_path / "file", "/etc", "it is a folder, and what comes there a file"),
+        (tmp_path, "/etc/passwd/x", "Not a directory"),
+    ):
+        mounts = (*room.spec.mounts, ExtraMount(source, target))
+        spec, room.spec = room.spec, replace(room.spec, mounts=mounts)
+        with pytest.raises(StartFailed, match=f"cannot mount at '{target}' in the image: {said}"):
+            room.run("/bin/true")
+        room.spec = spec
+    room.spec = replace(room.spec, image=ImageConfig(working_dir="/etc/group"))
+    with pytest.raises(StartFailed, match="cannot mount at '/etc/group' in the image"):
+        room.run("/bin/true")
+
+
 def test_caches_outlive_the_container(room: Room, tmp_path: Path) -> None:
     room.spec = replace(room.spec, caches=tmp_path / "caches")
     room.run("/bin/sh", "-c", 'echo x > "$TORCH_HOME/kept"')

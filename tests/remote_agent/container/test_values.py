@@ -110,6 +110,10 @@ def test_the_workspace_is_at_the_working_directory() -> None:
         ("//app//x", "/app/x"),
         ("/../../app", "/app"),
         ("/app/../..", "/workspace"),
+        ("/usr/src/app", "/usr/src/app"),
+        *((path, "/workspace") for path in ("/proc/self", "/sys/x", "/dev/shm", "/usr/bin")),
+        ("/run/devloop/caches", "/workspace"),
+        ("/run/app", "/run/app"),
     ):
         assert workspace_target(ImageConfig(working_dir=given)) == wanted, given
     assert "/app" in mounts_of(

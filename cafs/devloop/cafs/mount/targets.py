@@ -60,7 +60,8 @@ def open_in_root(
             raise TargetRefused(path, f"a link leads to {_joined(resolved)!r}")
         return openat2_in_root(root_fd, _joined(resolved), _LOOK)
     except OSError as error:
-        raise TargetRefused(path, error.strerror or str(error)) from error
+        reason = (error.strerror or str(error)).removeprefix("openat2: ")
+        raise TargetRefused(path, reason) from error
 
 
 def bind_mount(

@@ -90,6 +90,10 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
         "image": {"key": spec.image_key, "reference": spec.reference},
         "root": _root(spec.root),
         "workspace": str(spec.workspace),
+        "targets": [
+            (spec.target, True),
+            *((mount.target, mount.source.is_dir()) for mount in spec.mounts),
+        ],
         "user": spec.image.user,
         "records": spec.records,
         "config": config,

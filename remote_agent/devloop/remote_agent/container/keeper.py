@@ -11,9 +11,9 @@ The agent starts it ahead of time: it loads what it needs and waits for its one 
     ahead     {server}                  a file server will be needed: {command, env, ahead}; it
                                         may load. At most once
     image     {image}                   what it will serve: {store, index, profile}; after `ahead`
-    job       {folder, upper, image, root, workspace, user, records, config, runtime, kind,
-               program, cgroup, limits, groups, victim_score, capabilities, seccomp, namespaces,
-               hosts, inside: [folder], files: [name]}
+    job       {folder, upper, image, root, workspace, targets, user, records, config, runtime,
+               kind, program, cgroup, limits, groups, victim_score, capabilities, seccomp,
+               namespaces, hosts, inside: [folder], files: [name]}
                + fds [control of the spawner inside, questions, log]; made by `job`
     → started {pause, identity} + fds [pidfd of the first process, pidfd of the spawner inside]
     → failed  {message, hint}
@@ -99,6 +99,7 @@ class Keeper:
                 self._recorder = OpenRecorder(str(self._stage / "root"))
         identity = identity_of(self._stage / "root", job["user"])
         show_workspace(Path(job["workspace"]), self._stage / "workspace", identity)
+        roots.check_targets(self._stage / "root", job["targets"])
         _show_cgroup2(job["kind"])
         self._pause = pause = self._run_runtime()
         self._pause_fd = os.pidfd_open(pause)

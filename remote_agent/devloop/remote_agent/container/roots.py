@@ -15,11 +15,12 @@ from devloop.cafs.errors import DevloopError
 from devloop.cafs.mount import MountFailed, mount_root
 from devloop.cafs.mount.kernel import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, FileSystem, move_mount
 from devloop.cafs.mount.namespace import is_first_user_namespace
+from devloop.cafs.mount.targets import TargetRefused, open_in_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["RootRefused", "mount"]
+__all__ = ["RootRefused", "check_targets", "mount"]
 
 # Runtimes follow a link in the place of these: runc 1.1 makes files of /dev where it leads, on the
 # box.
@@ -53,6 +54,26 @@ def mount(
         mount_root(level, metadata, blobs, served, upper, work, target, volatile=volatile)
     for name in _KERNELS_OWN:
         _ensure_directory(target / name)
+
+
+def check_targets(root: Path, targets: Iterable[tuple[str, bool]]) -> None:
+    """`targets`: where something of the box's is to be mounted, and whether it is a directory.
+    What is missing is made. Raises TargetRefused: a runtime would stop with words of its own."""
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for target, is_dir in targets:
+            _check_target(root_fd, os.fsencode(target), is_dir=is_dir)
+    finally:
+        os.close(root_fd)
+
+
+def _check_target(root_fd: int, target: bytes, *, is_dir: bool) -> None:
+    fd = open_in_root(root_fd, target, "dir" if is_dir else "file")
+    found = stat.S_ISDIR(os.fstat(fd).st_mode)
+    os.close(fd)
+    if found != is_dir:
+        words = ("a file", "a folder")
+        raise TargetRefused(target, f"it is {words[found]}, and what comes there {words[is_dir]}")
 
 
 def _ensure_directory(path: Path) -> None:

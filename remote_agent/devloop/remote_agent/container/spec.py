@@ -27,6 +27,8 @@ __all__ = [
     "Limits",
     "Network",
     "Root",
+    "is_below",
+    "is_taken",
     "workspace_target",
 ]
 
@@ -36,8 +38,15 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_WORKSPACE = "/workspace"
 # Working directories where a project's files would hide what the image needs.
 _NO_WORKSPACE = frozenset(
-    ("/", "/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr")
+    (
+        *("/", "/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/run", "/sbin", "/usr"),
+        *("/usr/bin", "/usr/include", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec"),
+        *("/usr/local", "/usr/local/bin", "/usr/local/lib", "/usr/local/sbin", "/usr/sbin"),
+        *("/usr/share", "/var"),
+    )
 )
+# Nothing is mounted there, at whatever depth: it is the kernel's, or devloop's own.
+_NOT_THE_IMAGES = ("/proc", "/sys", "/dev", "/run/devloop")
 _SIGNAL = re.compile(r"(\d{1,2})|(?:SIG)?([A-Z]+[12]?)([+-]\d{1,2})?", re.ASCII)
 
 
@@ -175,7 +184,18 @@ class ContainerSpec:
 def workspace_target(image: ImageConfig) -> str:
     """The image's working directory; `/workspace` where it has none that could be covered."""
     wanted = posixpath.normpath(posixpath.join("/", image.working_dir.lstrip("/")))
-    return DEFAULT_WORKSPACE if wanted in _NO_WORKSPACE else wanted
+    is_unfit = wanted in _NO_WORKSPACE or is_taken(wanted)
+    return DEFAULT_WORKSPACE if is_unfit else wanted
+
+
+def is_taken(target: str) -> bool:
+    """Is that path in a container no place for a mount?"""
+    return any(is_below(target, path) for path in _NOT_THE_IMAGES)
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Or the same. Both are absolute and plain."""
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _words(value: Any) -> tuple[str, ...]:
