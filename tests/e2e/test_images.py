@@ -222,6 +222,29 @@ class TestShell:
                 assert terminal.process.wait(10) == 0
 
 
+class TestFresh:
+    def test_a_container_that_a_run_has_spoiled_is_replaced(self, box: Box, train: str) -> None:
+        project = in_image(box, train)
+        first = box.run(project, "exec", "--fresh", "--", "sh", "-c", "rm -rf /bin /usr/bin")
+        assert first.code == 0, first
+        assert box.exec(project, "true").code == 127
+        done = box.run(project, "exec", "--fresh", "--", "echo", "whole", "again")
+        assert done.text == "whole again\n", done
+
+    def test_it_ends_no_run_that_is_live(self, box: Box, train: str) -> None:
+        project = in_image(box, train)
+        process = box.start(
+            project, "exec", "--", "sh", "-c", "echo on; read x", stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        Tail(process.stdout).wait_for("on")
+        box.run(project, "exec", "--fresh", "--", "true").assert_error("run 1 is live")
+        assert process.stdin is not None
+        process.stdin.write(b"on\n")
+        process.stdin.flush()
+        assert process.wait(10) == 0
+
+
 class TestWhatIsMounted:
     def test_after_a_clean_a_run_sees_its_files(self, own_box: Box, train: str) -> None:
         project = in_image(own_box, train, main="print('here')")

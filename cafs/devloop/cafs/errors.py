@@ -94,7 +94,8 @@ class StoreFull(StoreError):
     def __init__(self, path: Path, need_bytes: int, free_bytes: int) -> None:
         super().__init__(
             f"no space left at {path}: {need_bytes:,} bytes needed, {free_bytes:,} free",
-            hint=f"free space or raise the quota of the disk that holds {path}, then try again",
+            hint=f"free space or raise the quota of the disk that holds {path}, then try again; "
+            "`devloop clean -n` says what is devloop's on the box, containers' layers too",
         )
         self.path = path
         self.need_bytes = need_bytes

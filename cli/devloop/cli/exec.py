@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError
+from devloop.sync.agent_errors import RemoteError
 from devloop.sync.model import OnBusy
 from devloop.sync.progress import Progress
 
@@ -61,6 +62,8 @@ async def _exec(args: argparse.Namespace, config: Config) -> int:
         if not args.quiet:
             say_notes(session.progress)
             say_problems(session.last_scan.problems if session.last_scan is not None else ())
+        if args.fresh:
+            await _cool(session)
         pushed = await _push(session, spec, quiet=args.quiet)
         started = pushed.applied.run
         assert started is not None, "an applied push with a spec has a run"
@@ -94,6 +97,24 @@ async def _exec(args: argparse.Namespace, config: Config) -> int:
             else:
                 report_end(outcome.run)
         return outcome.status
+
+
+class StillLive(DevloopError):
+    """What is live in the container would end with it."""
+
+    hint = "`devloop stop` ends it; without --fresh this run shares its container"
+
+
+async def _cool(session: Session) -> None:
+    """As the screen's `R` does. A workspace in which nothing has run is as cold as can be."""
+    client, workspace_id = session.client, session.workspace.id
+    try:
+        if live := [run.number for run in await client.list_runs(workspace_id) if run.live]:
+            raise StillLive(f"devloop exec --fresh: run {', '.join(map(str, live))} is live")
+        await client.cool(workspace_id)
+    except RemoteError as error:
+        if error.kind != "NoSuchWorkspace":
+            raise
 
 
 async def _emit_started(sink: JsonSink, pushed: Pushed, started: Run) -> None:

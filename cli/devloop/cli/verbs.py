@@ -50,6 +50,7 @@ def _exec_flags(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--json", help="print one event a line")
     _flag(parser, "-d", "--detach", help="print the run's number and return")
     _flag(parser, "-q", "--quiet", help="print the command's output and nothing else")
+    _flag(parser, "--fresh", help="begin in a new container of the image, and with nothing warm")
     _add_run_flags(parser)
 
 
