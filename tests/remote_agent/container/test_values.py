@@ -188,6 +188,14 @@ def test_users_are_those_of_the_image(tmp_path: Path) -> None:
             find_user(tmp_path, user)
 
 
+def test_a_row_that_no_program_could_use_is_none(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    rows = "root:x:0:0::/ro\0ot:/bin/sh\nann:x:5:6:a\x85b:/h:\nroot:x:0:0::/later:\n"
+    (tmp_path / "etc/passwd").write_text(rows)
+    assert find_user(tmp_path, "").home == "/later"
+    assert find_user(tmp_path, "ann").home == "/h"
+
+
 @pytest.mark.parametrize("name", ["passwd", "group"])
 def test_a_passwd_that_is_no_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
     (tmp_path / "etc").mkdir()

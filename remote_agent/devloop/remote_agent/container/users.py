@@ -92,9 +92,10 @@ def _groups_of(root: Path, name: str) -> list[int]:
 
 
 def _rows(root: Path, file: str, fields: int) -> Iterator[list[str]]:
-    """Only those whose ids are ids; the third field is one in both files."""
-    for line in _text(root, f"etc/{file}").splitlines():
-        row = line.split(":")
+    """Only those whose ids are ids; the third field is one in both files. What holds a NUL can be
+    no variable's value and no path."""
+    for line in _text(root, f"etc/{file}").split("\n"):
+        row = [] if "\0" in line else line.split(":")
         if len(row) >= fields and _is_id(row[2]) and (fields == 4 or _is_id(row[3])):
             yield row
 
