@@ -253,6 +253,19 @@ def test_a_layer_with_a_name_is_kept(tmp_path: Path, kind: Kind) -> None:
         room.close()
 
 
+def test_compiled_code_is_an_images_own_and_outlives_a_build(room: Room, tmp_path: Path) -> None:
+    script = 'set "$TRITON_CACHE_DIR/k" "$PIP_CACHE_DIR/p"; cat "$@"; echo x | tee "$@"'
+    first = replace(room.spec, caches=tmp_path / "caches", reference="team/one:1")
+    others = [
+        replace(first, reference="team/two:1", shm_bytes=1 << 20),
+        replace(first, shm_bytes=2 << 20),
+    ]
+    found = []
+    for room.spec in (first, *others):
+        found.append(room.run("/bin/sh", "-c", script).stdout.split())
+    assert list(map(len, found)) == [1, 2, 3]
+
+
 def test_a_layer_of_another_image_is_one_error_that_names_both(tmp_path: Path, kind: Kind) -> None:
     room = Room.enter(tmp_path, kind, name="mine", reference="team/first:1")
     try:

@@ -121,7 +121,10 @@ def oci_config(
             *([_bound(str(stage.hosts), "/etc/hosts", "ro")] if is_isolated else []),
             _bound(str(stage.inside), INSIDE, "ro"),
             _bound(str(program), f"{INSIDE}/zygote", "ro"),
-            *(_bound(str(path), target, "rw") for path, target in cache_mounts(spec.caches)),
+            *(
+                _bound(str(path), target, "rw")
+                for path, target in cache_mounts(spec.caches, spec.image_name)
+            ),
             *(_bound(str(path), str(target), "ro") for path, target in devices.files),
             _bound(str(stage.workspace), spec.target, "rw"),
             *(

@@ -70,7 +70,7 @@ def keeper_job(spec: ContainerSpec, box: Box, folder: Path, layers: Path) -> dic
     stage = Stage(folder / "stage")
     devices = box.devices if spec.gpus else Devices()
     if spec.caches is not None:
-        make_caches(spec.caches)
+        make_caches(spec.caches, spec.image_name)
     group = cgroups.group_of(folder)
     limits = spec.limits
     config = oci_config(

@@ -176,6 +176,11 @@ class ContainerSpec:
         return str(self.root.path) if isinstance(self.root, FolderRoot) else self.root.index
 
     @property
+    def image_name(self) -> str:
+        """What its user calls the image, also when it was built anew."""
+        return self.reference or self.image_key
+
+    @property
     def target(self) -> str:
         """Where the workspace is in the container: every run's folder."""
         return workspace_target(self.image)
