@@ -73,12 +73,6 @@ class Devices:
     env: tuple[tuple[str, str], ...] = ()
     source: str = "no GPU"
 
-    @property
-    def folders(self) -> frozenset[str]:
-        """Below devloop's own folder in the container, where the files of the driver lie."""
-        targets = (target for _, target in self.files if target.startswith(_FOLDER))
-        return frozenset(target.removeprefix("/run/devloop/") for target in targets)
-
 
 def find_devices(root: Path = Path("/")) -> Devices:
     """`root` is another folder in tests only."""

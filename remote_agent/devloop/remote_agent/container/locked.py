@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["enter_namespaces", "lock_down", "mount", "set_limits", "unmount"]
+__all__ = ["enter_namespaces", "lock_down", "mount", "set_limits"]
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = 0x04000000, 0x08000000, 0x20000000
 CLONE_NEWNET, CLONE_NEWCGROUP = 0x40000000, 0x02000000
 
-_MNT_DETACH = 2
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 4, 22, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _SECCOMP_MODE_FILTER = 2
@@ -48,11 +47,6 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
         os.fsencode(data) if data else None,
     )
     _checked(outcome, f"mount {kind} at {target}")
-
-
-def unmount(target: str) -> None:
-    """At once for whoever looks; really, when nobody uses it any more."""
-    _checked(_libc.umount2(os.fsencode(target), _MNT_DETACH), f"unmount {target}")
 
 
 def enter_namespaces(pidfd: int, kinds: int) -> None:
