@@ -478,6 +478,25 @@ def test_the_longest_unused_container_makes_room(
         room.close()
 
 
+def test_starts_at_once_leave_no_more_containers_than_there_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_unless_possible("crun")
+    monkeypatch.setattr("devloop.remote_agent.container.pool.MAX_CONTAINERS", 2)
+    monkeypatch.setattr("devloop.remote_agent.container.pool.SWEEP_S", 0.1)
+    room = Room.enter(tmp_path, "crun")
+    specs = [replace(room.spec, shm_bytes=(n + 1) << 20) for n in range(4)]
+
+    async def start_all() -> None:
+        await asyncio.gather(*map(room.containers.ensure, specs))
+
+    try:
+        room.runner.run(start_all())
+        room.until(lambda: len(room.containers.live()) == 2)
+    finally:
+        room.close()
+
+
 def test_a_container_that_was_killed_says_why_and_is_started_again(room: Room) -> None:
     said: list[str] = []
     room.containers.on_ending = lambda spec, why: said.append(why)

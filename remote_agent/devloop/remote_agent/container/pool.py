@@ -46,7 +46,7 @@ __all__ = ["Containers"]
 
 MAX_CONTAINERS = 4
 IDLE_S = 1800.0
-_SWEEP_S = 30.0
+SWEEP_S = 30.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -223,17 +223,29 @@ class Containers:
     async def _make_room(self, spec: ContainerSpec) -> None:
         """The longest unused goes; one whose layer is wanted goes first, and one that shows what is
         not at its paths any more. Those in use stay."""
-        idle = [item for item in self._places.items() if not item[1].is_used]
-        idle.sort(key=lambda item: item[1].last_used_s)
+        idle = self._idle()
         doomed = [place for other, place in idle if _is_replaced(other, spec)]
         kept = [place for _, place in idle if place not in doomed]
-        surplus = len(self._places) - len(doomed) - MAX_CONTAINERS + 1
+        # Those that start have no place yet, and count.
+        surplus = len(self._living) - len(doomed) - MAX_CONTAINERS + 1
         doomed += kept[: max(0, surplus)]
         await asyncio.gather(*(place.end() for place in doomed))
 
+    def _idle(self) -> list[tuple[ContainerSpec, ContainerPlace]]:
+        """The longest unused first."""
+        idle = [item for item in self._places.items() if not item[1].is_used]
+        return sorted(idle, key=lambda item: item[1].last_used_s)
+
+    async def _end_surplus(self) -> None:
+        """Of starts at once, none could make room for another."""
+        surplus = len(self._living) - MAX_CONTAINERS
+        for _, place in self._idle()[: max(0, surplus)]:
+            await place.end()
+
     async def _sweep(self) -> None:
         while self._places:
-            await asyncio.sleep(_SWEEP_S)
+            await asyncio.sleep(SWEEP_S)
+            await self._end_surplus()
             now = time.monotonic()
             for place in list(self._places.values()):
                 if place.is_used:
