@@ -6,7 +6,6 @@ import base64
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.cafs.oci.stack import Member, tar_of
 from tests.images.layout import Image, blob_path, layer, put_blob, write_layout
+from tests.images.possible import skip_unless_containers
 from tests.images.programs import small_root
 from tests.images.registry import Login, missing_program, start_registry
 
@@ -38,12 +38,7 @@ HOLES = Member(b"huge", data=b"1\n0\n512\n".ljust(512, b"\0") + b"x" * 512, pax=
 
 @pytest.fixture(scope="module", autouse=True)
 def _possible() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        pytest.skip("needs overlayfs")
-    if shutil.which("crun", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip("needs crun")
+    skip_unless_containers()
 
 
 @pytest.fixture(scope="module")

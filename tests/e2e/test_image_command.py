@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.images.layout import Image, layer, write_layout
+from tests.images.possible import skip_unless_containers
 from tests.images.programs import small_root
 
 from .box import Tail, Up, events, save
@@ -23,12 +22,7 @@ WAITS = 'trap "echo told; exit 5" USR1; trap "" INT TERM; echo on; while :; do s
 
 @pytest.fixture(autouse=True)
 def _possible() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        pytest.skip("needs overlayfs")
-    if shutil.which("crun", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip("needs crun")
+    skip_unless_containers()
 
 
 def project_of(box: Box, folder: Path, **config: Any) -> Path:

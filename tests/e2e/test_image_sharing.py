@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from tests.images.layout import Image, layer, write_layout
+from tests.images.possible import skip_unless_lazy_containers
 from tests.images.programs import small_root
-
-from devloop.cafs.errors import DevloopError
-from devloop.cafs.fuse.check import check_fuse
 
 from .box import wait_until
 
@@ -33,16 +30,7 @@ class Pair(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _possible() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        pytest.skip("needs overlayfs")
-    if shutil.which("crun", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip("needs crun")
-    try:
-        check_fuse()
-    except DevloopError:
-        pytest.skip("needs FUSE")
+    skip_unless_lazy_containers()
 
 
 @pytest.fixture

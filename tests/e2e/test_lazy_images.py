@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.images.layout import Image, layer, write_layout
+from tests.images.possible import skip_unless_lazy_containers
 from tests.images.programs import small_root
-
-from devloop.cafs.errors import DevloopError
-from devloop.cafs.fuse.check import check_fuse
 
 from .box import Up, wait_until
 
@@ -26,16 +24,7 @@ MARKER = 64
 
 @pytest.fixture(autouse=True)
 def _possible() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        pytest.skip("needs overlayfs")
-    if shutil.which("crun", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip("needs crun")
-    try:
-        check_fuse()
-    except DevloopError:
-        pytest.skip("needs FUSE")
+    skip_unless_lazy_containers()
 
 
 def lazy_project(box: Box, own_box: Box, folder: Path) -> Path:

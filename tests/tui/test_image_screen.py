@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.e2e.box import open_box, wait_until
 from tests.images.layout import Image, layer, write_layout
+from tests.images.possible import skip_unless_lazy_containers
 from tests.images.programs import small_root
-
-from devloop.cafs.errors import DevloopError
-from devloop.cafs.fuse.check import check_fuse
 
 from .terminal import open_terminal
 
@@ -26,16 +22,7 @@ COMMAND = ("sh", "-c", "cat /opt/data/1? && sleep 600")
 
 @pytest.fixture(autouse=True)
 def _possible() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        pytest.skip("needs overlayfs")
-    if shutil.which("crun", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip("needs crun")
-    try:
-        check_fuse()
-    except DevloopError:
-        pytest.skip("needs FUSE")
+    skip_unless_lazy_containers()
 
 
 def pushed_tier(folder: Path) -> str:

@@ -9,8 +9,6 @@ or the next. Two scans at once are the caller's mistake.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import time
 from functools import cached_property
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from devloop.cafs.errors import DevloopError, Problem
 from devloop.cafs.tree import Change, Node, diff_trees
+from devloop.cafs.uncollected import uncollected
 
 from .progress import Progress
 from .statcache import NOTHING_SAVED, Row
@@ -106,7 +105,7 @@ class Scanner:
         saved = NOTHING_SAVED if old is not None else self._cache.load()
         self._progress.scanned_files = 0
         walk = self._walk = Walk(self._prefix, saved, progress=self._progress, ahead=ahead)
-        with _no_collection():
+        with uncollected():
             top = self._look_at_root(walk, old, deep=True)
         scan = self._finish(walk, top, held_before=len(saved) > 0)
         self.full_scan_s = time.perf_counter() - started
@@ -238,18 +237,6 @@ class Scanner:
             return walk.look(path, found, old, old.outer_level, deep=deep, depth=depth)
         except (OSError, Environment):
             return None
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """A scan makes many objects that stay, and no cycles: a fifth of it went into looking."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _directories(state: DirState, prefix: bytes) -> Iterator[bytes]:
