@@ -53,6 +53,14 @@ def test_a_save_runs_the_new_code_in_the_screen(box: Box) -> None:
         terminal.assert_given_back()
 
 
+def test_the_size_is_the_terminals_and_not_that_of_exported_variables(box: Box) -> None:
+    project = box.project(main="print('before')")
+    old = {"COLUMNS": "80", "LINES": "24"}
+    with open_terminal(box, project, *UP, rows=45, columns=160, **old) as terminal:
+        terminal.wait_for("✓ RUN 1")
+        terminal.wait_for("round trip")  # in a pane beside the log
+
+
 def test_a_run_that_is_kept_goes_on_after_q(box: Box) -> None:
     project = box.project(main=SLEEPER.format("kept"))
     with open_terminal(box, project, *UP) as terminal:

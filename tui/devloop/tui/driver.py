@@ -11,7 +11,7 @@ import os
 import re
 import select
 from codecs import getincrementaldecoder
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
@@ -19,6 +19,7 @@ from textual.drivers.linux_driver import LinuxDriver
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from textual.app import App
     from textual.message import Message
 
 __all__ = ["InputBytes", "TerminalDriver", "events_in"]
@@ -60,6 +61,19 @@ class TerminalDriver(LinuxDriver):
     on_gone: Callable[[], None] | None = None
     _is_lent = False
     _wake: tuple[int, int] | None = None  # a pipe that ends the input thread's wait
+
+    def __init__(self, app: App[Any], *, size: tuple[int, int] | None = None, **more: bool) -> None:
+        super().__init__(app, size=size, **more)
+        self._size = size or self._get_terminal_size()
+
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """The terminal's own: COLUMNS and LINES, where somebody has exported them, go before it in
+        Textual, and stay as they are when the window changes."""
+        try:
+            columns, rows = os.get_terminal_size(self.fileno)
+        except OSError:
+            columns = rows = 0
+        return columns or 80, rows or 24
 
     def run_input_thread(self) -> None:
         parser, text = XTermParser(self._debug), InputBytes()
