@@ -179,11 +179,14 @@ def open_ssh_box(shared: Path, **env: str) -> Iterator[Box]:
 
 
 def clean_environment(base: Path) -> dict[str, str]:
-    """A user's shell, with devloop's directories below `base`."""
-    dropped = ("DEVLOOP_", "XDG_", "PYTEST_", "PYTHON", "VIRTUAL_ENV", "CI")
+    """A user's shell, with devloop's directories below `base`, and a home in which nobody has
+    written a .bashrc: what that does, and how long it takes, is no matter of ours."""
+    dropped = ("DEVLOOP_", "XDG_", "PYTEST_", "PYTHON", "VIRTUAL_ENV", "CI", "COLUMNS", "LINES")
+    home = base / "home"
+    home.mkdir(exist_ok=True)
     env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     env |= {f"DEVLOOP_{name.upper()}_DIR": str(base / name) for name in ("state", "cache")}
-    return env | {"DEVLOOP_RUNTIME_DIR": str(base / "run"), "TERM": "dumb"}
+    return env | {"DEVLOOP_RUNTIME_DIR": str(base / "run"), "TERM": "dumb", "HOME": str(home)}
 
 
 class Tail:
