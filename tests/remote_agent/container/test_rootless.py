@@ -5,6 +5,7 @@ What such a user sees of `devloop` itself is in tests/e2e/test_rootless.py.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -62,30 +63,34 @@ def pass_for(user: User, home: Path, *words: str, **env: str) -> None:
     assert " passed" in done.stdout
 
 
+# Minutes for both runtimes and a real image: those in the soak.
+QUICK = [
+    ("test_container.py", "crun"),
+    ("test_mount_levels.py", ""),
+    ("test_file_calls.py", ""),
+    ("test_touches.py", ""),
+]
+SLOW = [
+    ("test_container.py", "runc"),
+    ("test_hostile_roots.py", ""),
+    ("test_image_roots.py", "crun"),
+]
+
+
 @pytest.mark.timeout(400)  # tests in a test
 @pytest.mark.parametrize(
-    ("file", "chosen"),
-    [
-        ("test_container.py", "crun"),
-        ("test_container.py", "runc"),
-        ("test_mount_levels.py", ""),
-        ("test_hostile_roots.py", ""),
-        ("test_file_calls.py", ""),
-        ("test_touches.py", ""),
-    ],
+    ("file", "chosen"), [*QUICK, *(SLOW if os.environ.get("DEVLOOP_SOAK") else [])]
 )
 def test_an_ordinary_user_passes_the_tests_of_containers(
     user: User, home: Path, file: str, chosen: str
 ) -> None:
-    pass_for(user, home, file, *(["-k", chosen] if chosen else []))
-
-
-@pytest.mark.timeout(400)
-def test_an_ordinary_user_passes_the_tests_of_a_real_image(user: User, home: Path) -> None:
-    layout = debian_base().layout
-    shutil.copytree(layout, home / "images" / layout.name)
-    user.own(home / "images")
-    pass_for(user, home, "test_image_roots.py", "-k", "crun", IMAGE_CACHE=str(home / "images"))
+    images = home / "images"
+    if file == "test_image_roots.py":
+        layout = debian_base().layout
+        shutil.copytree(layout, images / layout.name)
+        user.own(images)
+    chosen_words = ["-k", chosen] if chosen else []
+    pass_for(user, home, file, *chosen_words, IMAGE_CACHE=str(images))
 
 
 def test_a_box_that_allows_no_user_namespace_says_which_switch_forbids_it() -> None:
