@@ -273,20 +273,20 @@ def test_a_killed_run_still_tells_what_it_used(workshop: Workshop) -> None:
 
 
 def test_descriptors_do_not_pile_up(workshop: Workshop) -> None:
-    def is_settled(at_most: int) -> bool:
-        """What a run leaves is closed in a moment; a zygote may still be on its way."""
-        deadline = time.monotonic() + 10
-        while len(os.listdir("/proc/self/fd")) > at_most and time.monotonic() < deadline:
-            workshop.runner.run(asyncio.sleep(0.01))
-        return len(os.listdir("/proc/self/fd")) <= at_most
-
-    for _ in range(2):
+    def settled() -> int:
+        """When nothing changes any more: a zygote may be on its way, another about to be closed."""
         workshop.run("python", "-c", "1")
-        workshop.runner.run(asyncio.sleep(0.1))
-    before = len(os.listdir("/proc/self/fd"))
+        last, now = -1, 0
+        while now != last:
+            workshop.runner.run(asyncio.sleep(0.2))
+            last, now = now, len(os.listdir("/proc/self/fd"))
+        return now
+
+    settled()  # the first zygote loads after its run
+    before = settled()
     for _ in range(10):
         workshop.run("true")
-    assert is_settled(before + 5)  # a zygote that was on its way; ten runs leave ten or more
+    assert settled() <= before
 
 
 def test_what_is_learned_survives_the_agent(tmp_path: Path) -> None:
